@@ -1,0 +1,193 @@
+"""Reads a loop's YAML and reports every problem at once, each as `file:line: key: message`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from configs.schema import Loop
+
+Place = tuple[str | int, ...]
+SOURCE_KINDS = {"csv", "jsonl", "parquet", "package", "sql", "hub"}  # the tags of schema.AnySource
+
+
+class ConfigError(ValueError):
+    """A configuration is wrong; the message has one line per problem."""
+
+
+def load_loop(path: Path, changes: Sequence[str] = ()) -> Loop:
+    """Return the loop that a YAML file describes, after `a.b=value` changes.
+
+    Raises ConfigError when the file cannot be read, is not YAML, or does not fit `configs/schema.py`.
+    """
+    document, lines = _read_yaml(path)
+    for change in changes:
+        _apply_change(document, change)
+    return _validated(document, path, lines)
+
+
+def find_loop(name_or_path: str, loops_dir: Path, changes: Sequence[str] = ()) -> Loop:
+    """Return a loop by its name under `loops_dir`, or by the path of its YAML file."""
+    return load_loop(find_loop_file(name_or_path, loops_dir), changes)
+
+
+def find_loop_file(name_or_path: str, loops_dir: Path) -> Path:
+    """Return the YAML file of a loop; raises ConfigError naming the loops there are."""
+    if name_or_path.endswith((".yaml", ".yml")):
+        return Path(name_or_path)
+    path = loops_dir / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in loops_dir.glob("*.yaml"))) or "none"
+        raise ConfigError(
+            f"{loops_dir}: no loop '{name_or_path}'; there are: {known}. A path ending in .yaml is taken too."
+        )
+    return path
+
+
+def load_all_loops(loops_dir: Path) -> list[Loop]:
+    """Return every loop of a folder by name; raises ConfigError with the problems of all files together."""
+    loops, problems = [], []
+    for path in sorted(loops_dir.glob("*.yaml")):
+        try:
+            loop = load_loop(path)
+        except ConfigError as error:
+            problems.append(str(error))
+            continue
+        if loop.name != path.stem:
+            problems.append(f"{path}: name: must equal the file's name '{path.stem}' (got '{loop.name}')")
+        loops.append(loop)
+    if not loops and not problems:
+        problems.append(f"{loops_dir}: no loop found; set EVERTUNE_LOOPS_DIR to a folder of *.yaml files")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return loops
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start})") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}:1: expected keys and values, found {type(document).__name__}")
+    lines: dict[Place, int] = {}
+    problems = list(_index_lines(node, (), lines))
+    if problems:
+        raise ConfigError("\n".join(f"{path}:{line}: {_dotted(place)}: key given twice" for place, line in problems))
+    return document, lines
+
+
+def _index_lines(node: yaml.Node | None, place: Place, lines: dict[Place, int]) -> list[tuple[Place, int]]:
+    """Record the line of every key and list item; return the keys that stand twice."""
+    twice: list[tuple[Place, int]] = []
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*place, key.value)
+            if here in lines:
+                twice.append((here, key.start_mark.line + 1))
+            lines[here] = key.start_mark.line + 1
+            twice += _index_lines(value, here, lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for position, value in enumerate(node.value):
+            lines[*place, position] = value.start_mark.line + 1
+            twice += _index_lines(value, (*place, position), lines)
+    return twice
+
+
+def _apply_change(document: dict[str, Any], change: str) -> None:
+    dotted, equals, value = change.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"--set {change}: expected key=value, for example training.epochs=1")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {change}: the value is not YAML") from error
+    if isinstance(parsed, str):
+        parsed = _as_number(parsed)
+    keys = dotted.split(".")
+    target: Any = document
+    for key in keys[:-1]:
+        target = _step_into(target, key, change)
+    if isinstance(target, list):
+        _step_into(target, keys[-1], change)
+        target[int(keys[-1])] = parsed
+    else:
+        target[keys[-1]] = parsed
+
+
+def _as_number(text: str) -> str | float:
+    """Return 5e-5 as a number: YAML 1.1 reads an exponent without a dot as text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _step_into(target: Any, key: str, change: str) -> Any:
+    if isinstance(target, list):
+        if not key.isdigit() or int(key) >= len(target):
+            raise ConfigError(f"--set {change}: '{key}' is not a position in a list of {len(target)}")
+        return target[int(key)]
+    if not isinstance(target, dict):
+        raise ConfigError(f"--set {change}: '{key}' stands below a plain value")
+    return target.setdefault(key, {})
+
+
+def _validated(document: dict[str, Any], path: Path, lines: dict[Place, int]) -> Loop:
+    try:
+        return Loop.model_validate(document)
+    except ValidationError as error:
+        problems = [_describe(problem, path, lines) for problem in error.errors(include_url=False)]
+        raise ConfigError("\n".join(problems)) from error
+
+
+def _describe(problem: Any, path: Path, lines: dict[Place, int]) -> str:
+    place, line = _locate(tuple(problem["loc"]), lines)
+    found = problem["input"]
+    shown = f" (got {found!r})" if isinstance(found, str | int | float | bool) else ""
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message, shown = (
+            f"unknown key; accepted here: {', '.join(_accepted(place[:-1])) or 'see configs/schema.py'}",
+            "",
+        )
+    if problem["type"] == "missing":
+        message, shown = "required, but not given", ""
+    if "(got" in message:
+        shown = ""
+    return f"{path}:{line}: {_dotted(place) or 'file'}: {message}{shown}"
+
+
+def _locate(place: Place, lines: dict[Place, int]) -> tuple[Place, int]:
+    """Return the place without pydantic's union tags, and the line of its nearest known ancestor."""
+    has_tag = place[:2] == ("data", "sources") and len(place) > 4 and place[3] in SOURCE_KINDS
+    clean = (*place[:3], *place[4:]) if has_tag else place
+    for length in range(len(clean), 0, -1):
+        if clean[:length] in lines:
+            return clean, lines[clean[:length]]
+    return clean, 1
+
+
+def _accepted(place: Place) -> list[str]:
+    """Return the keys that the schema accepts at a place, as far as the place is a plain section."""
+    section: Any = Loop
+    for step in place:
+        field = getattr(section, "model_fields", {}).get(step)
+        section = field.annotation if field is not None else None
+    return list(getattr(section, "model_fields", {}))
+
+
+def _dotted(place: Place) -> str:
+    return ".".join(str(step) for step in place)
