@@ -4,12 +4,14 @@ One loop is one registered model and one API route. Knobs that change a result l
 (ports, folders, secrets) are environment variables in `configs/settings.py`.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,62}$")]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Delimiter = Annotated[str, Field(min_length=1, max_length=1)]  # a tab is "\t" in double quotes
 
 
 class Section(BaseModel):
@@ -30,6 +32,15 @@ class Columns(Section):
     observed_at: str | None = None  # ISO 8601; absent: the row counts as older than every dated row
     split: str | None = None  # a column naming train, validation or test wins over the hash
 
+    @field_validator("group_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return pattern
+
 
 class SourceBase(Section):
     """What every kind of source has."""
@@ -44,7 +55,7 @@ class FileSource(SourceBase):
 
     kind: Literal["csv", "jsonl", "parquet"]
     path: str
-    delimiter: str = ","  # csv only
+    delimiter: Delimiter = ","  # csv only
     column_names: list[str] | None = None  # csv without a header line
 
 
@@ -55,7 +66,7 @@ class PackageSource(SourceBase):
     package: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._-]+$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     member: str  # path inside the archive; `a.tar.gz!b.txt` looks inside an archive in the archive
-    delimiter: str = "\t"
+    delimiter: Delimiter = "\t"
     column_names: list[str]
 
 
@@ -81,9 +92,10 @@ AnySource = Annotated[FileSource | PackageSource | SqlSource | HubSource, Field(
 
 
 class RatingLabels(Section):
-    """Turns a mean rating into a label: label i is the count of thresholds that the rating exceeds.
+    """Turns a mean rating into a label: label i has i of the thresholds below the rating.
 
-    With one threshold t, `rating > t` is the second label. With [-t, t], the closed interval [-t, t] is the middle label.
+    A rating exactly on a threshold takes the label on the side of zero: with [-t, t], the closed interval [-t, t] is the
+    middle label; with one threshold t >= 0, `rating > t` is the second.
     """
 
     thresholds: list[float]
@@ -134,6 +146,16 @@ class Data(Section):
     expectations: Expectations = Expectations()
     max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     use_feedback: bool = True  # labels that came back through the API join the next snapshot
+
+    @model_validator(mode="after")
+    def _labels_have_an_origin(self) -> "Data":
+        for source in self.sources:
+            columns = source.columns
+            if columns.label is None and (columns.rating is None or self.rating_labels is None):
+                raise ValueError(
+                    f"source '{source.name}' needs columns.label, or columns.rating with data.rating_labels"
+                )
+        return self
 
 
 class Lora(Section):
@@ -196,6 +218,7 @@ class Serving(Section):
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 32  # texts per micro-batch
     max_queue: Annotated[int, Field(ge=1)] = 2048  # texts waiting; beyond it the answer is 503 with Retry-After
     timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 90  # logged predictions older than this are purged
 
 
 class Schedule(Section):

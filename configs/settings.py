@@ -23,6 +23,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None  # prediction log; absent: SQLite under home
     snapshots_url: str | None = None  # any fsspec URL; absent: a folder under home
     operator_token: SecretStr | None = None  # absent: made once and kept, mode 600, under home
+    online: bool = False  # whether base models may be fetched from the Hugging Face hub
     serving_threads: int = Field(2, ge=1, le=256)
 
     @property

@@ -1,7 +1,7 @@
 """What is served: a folder with tokenizer, ONNX graph and label names, and the code that answers with it.
 
-The folder (a *bundle*) holds `predictor.json`, `tokenizer.json`, `model.onnx` and `cases.json`. Evaluation, the prediction
-service, batch scoring and `mlflow models serve` all answer through this module, so they cannot disagree.
+The folder (a *bundle*) holds `predictor.json`, `tokenizer.json`, `model.onnx` and `cases.json`. Evaluation, the
+prediction service, batch scoring and `mlflow models serve` all answer through this module, so they cannot disagree.
 It needs numpy, tokenizers and onnxruntime only.
 
 Shapes: B texts, T tokens, C classes, D dimensions of the pooled embedding.

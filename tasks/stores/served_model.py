@@ -1,0 +1,28 @@
+"""The bundle as an MLflow model: logged as code, not as a pickle, so `mlflow models serve` and `pyfunc` load it anywhere."""
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from tasks.core.predictor import Predictor
+
+
+class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow ships no usable type information
+    """Takes a column `text`; answers with `label`, `score` and one `p_<label>` per class."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the bundle that was logged beside this code."""
+        self.predictor = Predictor.load(Path(context.artifacts["bundle"]))
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Answer one row per text."""
+        answers = self.predictor.predict([str(text) for text in model_input["text"]]).probabilities
+        labels = self.predictor.labels
+        columns: dict[str, Any] = {"label": [labels[row] for row in answers.argmax(1)], "score": answers.max(1)}
+        columns |= {f"p_{label}": answers[:, position] for position, label in enumerate(labels)}
+        return pd.DataFrame(columns)
+
+
+mlflow.models.set_model(ServedModel())

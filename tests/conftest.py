@@ -1,0 +1,15 @@
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", action="store_true", help="rewrite the golden losses (make golden)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The folder is the marker: unit, integration, model, e2e."""
+    for item in items:
+        item.add_marker(item.path.relative_to(TESTS).parts[0])
