@@ -114,25 +114,15 @@ def _apply_change(document: dict[str, Any], change: str) -> None:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {change}: the value is not YAML") from error
-    if isinstance(parsed, str):
-        parsed = _as_number(parsed)
-    keys = dotted.split(".")
+    *parents, last = dotted.split(".")
     target: Any = document
-    for key in keys[:-1]:
+    for key in parents:
         target = _step_into(target, key, change)
-    if isinstance(target, list):
-        _step_into(target, keys[-1], change)
-        target[int(keys[-1])] = parsed
+    if isinstance(target, dict):
+        target[last] = parsed
     else:
-        target[keys[-1]] = parsed
-
-
-def _as_number(text: str) -> str | float:
-    """Return 5e-5 as a number: YAML 1.1 reads an exponent without a dot as text."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
+        _step_into(target, last, change)
+        target[int(last)] = parsed
 
 
 def _step_into(target: Any, key: str, change: str) -> Any:

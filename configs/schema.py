@@ -94,8 +94,8 @@ AnySource = Annotated[FileSource | PackageSource | SqlSource | HubSource, Field(
 class RatingLabels(Section):
     """Turns a mean rating into a label: label i has i of the thresholds below the rating.
 
-    A rating exactly on a threshold takes the label on the side of zero: with [-t, t], the closed interval [-t, t] is the
-    middle label; with one threshold t >= 0, `rating > t` is the second.
+    A rating exactly on a threshold takes the label on the side of zero: with [-t, t], the closed interval [-t, t] is
+    the middle label; with one threshold t >= 0, `rating > t` is the second.
     """
 
     thresholds: list[float]

@@ -95,6 +95,11 @@ class ModelRegistry:
         if moved != version:
             raise TransientError(f"{loop}@{alias} points to version {moved} after moving it to {version}")
 
+    def delete_alias(self, loop: str, alias: str) -> None:
+        """Take an alias away: the first version was refused, so nothing is champion again."""
+        with _translated(f"delete {loop}@{alias}"):
+            self._client.delete_registered_model_alias(loop, alias)
+
     def tag(self, version: ModelVersion, tags: Mapping[str, str]) -> None:
         """Set tags of a version."""
         with _translated(f"tag {version.loop} version {version.version}"):
@@ -226,6 +231,8 @@ def open_registry(settings: Settings) -> ModelRegistry:
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # its INFO lines tell of its own steps, not of ours
     if _is_healthy(settings.mlflow):
         return ModelRegistry(settings.mlflow, settings.mlflow_artifacts if settings.mlflow_url is None else None)
     if settings.mlflow_url is not None:

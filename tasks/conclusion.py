@@ -1,0 +1,171 @@
+"""Shells that end a retrain: the promotion, the ledger row, and what the run page shows."""
+
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.runtime import flow_run
+
+from configs.schema import Loop
+from configs.settings import Settings
+from tasks.alerts import emit
+from tasks.core.metrics import Scores
+from tasks.data import SnapshotTaken
+from tasks.evaluation import Evaluation
+from tasks.registry import Registered
+from tasks.release import release_version
+from tasks.stores.database import open_database
+from tasks.stores.ledger import Ledger, RetrainRow, StartedBy
+from tasks.training import Challenger, TrainingPlan
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What became of the challenger: serving, pending (no service runs), refused (by the service) or not promoted."""
+
+    status: Literal["serving", "pending", "refused", "not promoted"]
+    seconds: float
+
+
+@task(name="promote")
+def promote_challenger(config: Loop, registered: Registered, evaluation: Evaluation) -> Promotion:
+    """Release the challenger that the gate lets through; a refusal is audited and alerted."""
+    started = time.monotonic()
+    version = registered.version.version
+    decision = evaluation.decision
+    if decision.promote:
+        outcome = release_version.fn(config, version, who="retrain", why="; ".join(decision.reasons), action="promote")
+        return Promotion(outcome.status, time.monotonic() - started)
+    refusals = [reason for reason in decision.reasons if reason.startswith("refused")]
+    ledger = Ledger(open_database(Settings().database))
+    now = datetime.now(UTC)
+    champion = evaluation.champion_version
+    ledger.append_audit(config.name, "refuse", "retrain", "; ".join(refusals), champion, version, now)
+    get_run_logger().warning("version %s is not promoted: %s", version, "; ".join(refusals))
+    emit("refused", config.name, _refusal(config, version, evaluation, refusals))
+    return Promotion("not promoted", time.monotonic() - started)
+
+
+@task(name="conclude")
+def conclude_trained(
+    config: Loop,
+    taken: SnapshotTaken,
+    challenger: Challenger,
+    evaluation: Evaluation,
+    registered: Registered,
+    promotion: Promotion,
+    started_by: StartedBy,
+) -> dict[str, Any]:
+    """Write the ledger row and the decision table; return what `evertune retrain --json` prints."""
+    record = {
+        **_common(config, taken, "trained"),
+        "version": registered.version.version,
+        "metrics": summarise(evaluation.scores),
+        "champion_metrics": summarise(evaluation.champion_scores) if evaluation.champion_scores else None,
+        "decision": {"promote": evaluation.decision.promote, "reasons": evaluation.decision.reasons},
+        "released": promotion.status,
+        "seconds": {
+            "snapshot": taken.seconds_snapshot,
+            "validate": taken.seconds_validate,
+            "train": challenger.seconds,
+            "evaluate": evaluation.seconds,
+            "register": registered.seconds,
+            "release": promotion.seconds,
+            "total": _seconds_since_start(),
+        },
+    }
+    _write_ledger(config, record, started_by)
+    create_markdown_artifact(_decision_table(config, record), key=f"{config.name}-retrain", description="The decision")
+    return record
+
+
+@task(name="conclude")
+def conclude_skipped(config: Loop, taken: SnapshotTaken, plan: TrainingPlan, started_by: StartedBy) -> dict[str, Any]:
+    """Say that nothing is new, in the ledger and as the command's answer."""
+    reason = f"nothing new: data, training configuration and code are those of the {plan.same_as}"
+    record = {
+        **_common(config, taken, "skipped"),
+        "version": None,
+        "metrics": None,
+        "champion_metrics": None,
+        "decision": {"promote": False, "reasons": [reason]},
+        "seconds": {
+            "snapshot": taken.seconds_snapshot,
+            "validate": taken.seconds_validate,
+            **dict.fromkeys(("train", "evaluate", "register", "release"), 0.0),
+            "total": _seconds_since_start(),
+        },
+    }
+    get_run_logger().info("%s; use force to train all the same", reason)
+    _write_ledger(config, record, started_by)
+    return record
+
+
+def summarise(scores: Scores) -> dict[str, Any]:
+    """Return the part of the scores that commands print."""
+    keep = ("accuracy", "macro_f1", "ece", "n", "accuracy_ci", "macro_f1_ci")
+    return {key: value for key, value in asdict(scores).items() if key in keep}
+
+
+def _common(config: Loop, taken: SnapshotTaken, status: str) -> dict[str, Any]:
+    counts = taken.snapshot.counts
+    return {
+        "loop": config.name,
+        "status": status,
+        "snapshot": {"fingerprint": taken.snapshot.fingerprint}
+        | {part: counts[part] for part in ("train", "validation", "test", "quarantined")},
+    }
+
+
+def _write_ledger(config: Loop, record: dict[str, Any], started_by: StartedBy) -> None:
+    row = RetrainRow(
+        flow_run_id=str(flow_run.id or f"local-{time.time_ns()}"),
+        at=datetime.now(UTC),
+        loop=config.name,
+        started_by=started_by,
+        status=record["status"],
+        version=record["version"],
+        record=record,
+    )
+    Ledger(open_database(Settings().database)).append_retrain(row)
+
+
+def _seconds_since_start() -> float:
+    started = flow_run.scheduled_start_time
+    return (datetime.now(UTC) - started).total_seconds() if started else 0.0
+
+
+def _refusal(config: Loop, version: str, evaluation: Evaluation, refusals: list[str]) -> dict[str, Any]:
+    scores = evaluation.scores
+    body = [f"Version {version} of {config.name} stays a challenger; the champion serves on.", ""]
+    body += [f"- {reason}" for reason in refusals]
+    body += ["", f"Accuracy {scores.accuracy:.3f}, macro-F1 {scores.macro_f1:.3f} on {scores.n} test rows."]
+    return {
+        "summary": f"{config.name}: version {version} was refused by the gate",
+        "body": "\n".join(body),
+        "link": f"{Settings().mlflow}/#/models/{config.name}/versions/{version}",
+        "version": version,
+    }
+
+
+def _decision_table(config: Loop, record: dict[str, Any]) -> str:
+    verdict = "promoted" if record["decision"]["promote"] else "**not promoted**"
+    metrics, champion = record["metrics"], record["champion_metrics"]
+    lines = [f"## {config.name} version {record['version']}: {verdict} ({record['released']})", ""]
+    lines += ["| on the frozen test rows | challenger | champion |", "|---|---|---|"]
+    for name in ("accuracy", "macro_f1", "ece", "n"):
+        lines.append(f"| {name} | {_number(metrics[name])} | {_number(champion[name]) if champion else '–'} |")
+    lines += ["", *[f"- {reason}" for reason in record["decision"]["reasons"]], ""]
+    lines += ["| stage | seconds |", "|---|---|"]
+    lines += [f"| {stage} | {seconds:.1f} |" for stage, seconds in record["seconds"].items()]
+    lines += ["", f"[MLflow version]({Settings().mlflow}/#/models/{config.name}/versions/{record['version']})"]
+    page = f"{Settings().api}/validation/{config.name}/{record['snapshot']['fingerprint']}"
+    lines.append(f"[Data validation]({page})")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

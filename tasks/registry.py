@@ -1,0 +1,112 @@
+"""Shells of the register and promote stages: from files on disk to an MLflow version, and the verdict on it."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+
+from configs.schema import Loop
+from configs.settings import Settings
+from tasks.core.evidence import write_model_card
+from tasks.evaluation import Evaluation
+from tasks.stores.model_registry import ModelVersion, open_registry
+from tasks.stores.snapshots import Snapshot
+from tasks.training import Challenger
+
+LIBRARIES = ("torch", "transformers", "onnxruntime", "tokenizers", "mlflow", "great-expectations")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The new version, which the alias `challenger` names."""
+
+    version: ModelVersion
+    seconds: float
+
+
+@task(name="register")
+def register_challenger(config: Loop, snapshot: Snapshot, challenger: Challenger, evaluation: Evaluation) -> Registered:
+    """Register bundle, checkpoint and evidence as the loop's next version, and name it challenger."""
+    started = time.monotonic()
+    settings = Settings()
+    registry = open_registry(settings)
+    facts = {**challenger.facts, **_origin(settings, config, snapshot)}
+    card = write_model_card(
+        config.name, config.description, evaluation.scores, evaluation.champion_scores, evaluation.decision, facts
+    )
+    registry.log_metrics(challenger.run_id, _final_metrics(evaluation, challenger), 0, int(time.time() * 1000))
+    registry.tag_run(challenger.run_id, {key.replace(" ", "_"): str(value) for key, value in facts.items()})
+    folders = {part: challenger.folder / part for part in ("bundle", "checkpoint", "evidence")}
+    version = registry.register(
+        config.name,
+        challenger.run_id,
+        folders,
+        config.labels,
+        card,
+        _version_tags(config, challenger, evaluation, snapshot),
+    )
+    for file in sorted((challenger.folder / "evidence").iterdir()):
+        registry.attach(challenger.run_id, file, "evidence")  # the run's page shows plots, the model's page does not
+    registry.finish_run(challenger.run_id)
+    registry.set_alias(config.name, "challenger", version.version)
+    shutil.rmtree(challenger.folder, ignore_errors=True)
+    get_run_logger().info("registered version %s from training run %s", version.version, challenger.run_id)
+    return Registered(version, time.monotonic() - started)
+
+
+def _final_metrics(evaluation: Evaluation, challenger: Challenger) -> dict[str, float]:
+    scores = evaluation.scores
+    metrics = {
+        "test_accuracy": scores.accuracy,
+        "test_accuracy_low": scores.accuracy_ci[0],
+        "test_accuracy_high": scores.accuracy_ci[1],
+        "test_macro_f1": scores.macro_f1,
+        "test_ece": scores.ece,
+        "test_n": float(scores.n),
+        "training_seconds": challenger.seconds,
+    }
+    if evaluation.champion_scores is not None:
+        metrics["champion_accuracy"] = evaluation.champion_scores.accuracy
+        metrics["champion_macro_f1"] = evaluation.champion_scores.macro_f1
+    return metrics
+
+
+def _version_tags(config: Loop, challenger: Challenger, evaluation: Evaluation, snapshot: Snapshot) -> dict[str, str]:
+    scores = evaluation.scores
+    return {
+        "training_key": challenger.key,
+        "labels": json.dumps(config.labels),
+        "snapshot": snapshot.fingerprint,
+        "gate": "promote" if evaluation.decision.promote else "refuse",
+        "gate_reasons": " | ".join(evaluation.decision.reasons)[:4900],
+        "test_accuracy": f"{scores.accuracy:.4f} [{scores.accuracy_ci[0]:.4f}, {scores.accuracy_ci[1]:.4f}]",
+        "test_macro_f1": f"{scores.macro_f1:.4f}",
+        "test_n": str(scores.n),
+        "champion_then": evaluation.champion_version or "none",
+    }
+
+
+def _origin(settings: Settings, config: Loop, snapshot: Snapshot) -> dict[str, Any]:
+    origin: dict[str, Any] = {"validation page": f"{settings.api}/validation/{config.name}/{snapshot.fingerprint}"}
+    commit = _git_commit()
+    if commit:
+        origin["git commit"] = commit
+    return origin | {f"{library} version": package_version(library) for library in LIBRARIES}
+
+
+def _git_commit() -> str | None:
+    """Return the commit this code was checked out from, or None outside a checkout."""
+    named = os.environ.get("EVERTUNE_GIT_COMMIT")  # images carry no .git
+    if named:
+        return named
+    asked = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
+    )
+    return asked.stdout.strip() or None

@@ -1,0 +1,160 @@
+"""Shells of the training stage: decide whether there is anything to train, then train it."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+
+from configs.schema import Loop
+from configs.settings import Settings
+from tasks.core.retrain_plan import check_labels, code_version, find_same_training, training_key
+from tasks.stores.base_models import resolve_base_model
+from tasks.stores.model_registry import open_registry
+from tasks.stores.snapshots import Snapshot, SnapshotStore
+
+SECONDS_BETWEEN_REPORTS = 2.0
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What would be trained, and the version that already is exactly that."""
+
+    key: str
+    same_as: str | None  # alias of the version with the same key
+
+
+@dataclass(frozen=True)
+class Challenger:
+    """A trained model on this machine's disk, before it has a version."""
+
+    run_id: str
+    key: str
+    folder: Path  # holds bundle/, checkpoint/ and, after evaluation, evidence/
+    seconds: float
+    facts: dict[str, Any]
+
+
+@task(name="plan training")
+def plan_training(config: Loop, snapshot: Snapshot, force: bool) -> TrainingPlan:
+    """Say what a training run would give, and whether champion or challenger is that already."""
+    registry = open_registry(Settings())
+    key = training_key(snapshot.fingerprint, config.training, code_version())
+    trained = {}
+    for alias in ("champion", "challenger"):
+        version = registry.find(config.name, alias)
+        if version is not None:
+            tags = registry.describe(version)["tags"]
+            trained[alias] = tags.get("training_key", "")
+            if alias == "champion" and "labels" in tags:
+                check_labels(config.name, config.labels, json.loads(tags["labels"]))
+    same_as = None if force else find_same_training(key, trained)
+    get_run_logger().info("training key %s: %s", key, f"same as the {same_as}" if same_as else "new")
+    return TrainingPlan(key, same_as)
+
+
+@task(name="fine-tune")
+def fine_tune_challenger(config: Loop, snapshot: Snapshot, plan: TrainingPlan) -> Challenger:
+    """Train, export, and keep bundle and checkpoint under the home; a killed run continues at its last checkpoint."""
+    from tasks.core.classifier import save_classifier
+    from tasks.core.export import export_bundle
+    from tasks.core.fine_tuning import fine_tune
+
+    settings = Settings()
+    store = SnapshotStore(settings.snapshots)
+    train, validation = (store.read_split(snapshot, split) for split in ("train", "validation"))
+    folder = settings.root / "checkpoints" / config.name / plan.key
+    folder.mkdir(parents=True, exist_ok=True)
+    registry = open_registry(settings)
+    run_id = registry.start_run(config.name, f"{config.name} {plan.key[:8]}", _params(config), _tags(plan, snapshot))
+    try:
+        registry.log_dataset(run_id, config.name, snapshot.fingerprint, snapshot.url, snapshot.counts)
+        started = time.monotonic()
+        reporter = _Reporter(registry, run_id)
+        base_model = resolve_base_model(config.training.base_model)
+        tuned = fine_tune(train, validation, config.labels, config.training, base_model, folder / "trainer", reporter)
+        gold = validation["label"].map(config.labels.index).to_numpy()
+        export_bundle(
+            tuned.classifier, tuned.tokenizer, config.name, validation["text"].tolist(), gold, folder / "bundle"
+        )
+        save_classifier(tuned.classifier, tuned.tokenizer, folder / "checkpoint")
+    except BaseException:
+        registry.finish_run(run_id, failed=True)
+        raise
+    reporter.close()
+    seconds = time.monotonic() - started
+    facts = {
+        "base model": config.training.base_model,
+        "snapshot": snapshot.fingerprint,
+        "train rows": len(train),
+        "validation macro-F1": round(tuned.validation_macro_f1, 4),
+        "steps": tuned.steps,
+        "resumed from step": tuned.resumed_from,
+        "training seconds": round(tuned.seconds, 1),
+        "device": tuned.device,
+        "precision": tuned.precision,
+    }
+    get_run_logger().info(
+        "trained %s steps in %.1f s on %s (%s)", tuned.steps, tuned.seconds, tuned.device, tuned.precision
+    )
+    return Challenger(run_id, plan.key, folder, seconds, facts)
+
+
+class _Reporter:
+    """Shows training progress in the log, on the Prefect run page and as curves in MLflow."""
+
+    def __init__(self, registry: Any, run_id: str) -> None:
+        self._registry = registry
+        self._run_id = run_id
+        self._logger = get_run_logger()
+        self._progress = _ProgressArtifact("fine-tuning")
+        self._last_report = 0.0
+
+    def __call__(self, progress: Any) -> None:
+        """Report one step; between measurements at most every few seconds."""
+        curves = {
+            name: value
+            for name, value in progress.metrics.items()
+            if name in {"loss", "learning_rate", "eval_loss", "eval_macro_f1", "eval_accuracy"}
+        }
+        if curves:
+            self._registry.log_metrics(self._run_id, curves, progress.step, int(time.time() * 1000))
+        is_measurement = "eval_macro_f1" in curves
+        now = time.monotonic()
+        if not is_measurement and now - self._last_report < SECONDS_BETWEEN_REPORTS:
+            return
+        self._last_report = now
+        shown = ", ".join(f"{name.replace('eval_', 'validation ')} {value:.4f}" for name, value in curves.items()
+                          if name != "learning_rate")  # fmt: skip
+        left = f"{int(progress.seconds_left) // 60}:{int(progress.seconds_left) % 60:02d} left"
+        self._logger.info("step %d/%d  %s  %s", progress.step, progress.num_steps, shown, left)
+        self._progress.show(100 * progress.step / max(1, progress.num_steps))
+
+    def close(self) -> None:
+        """Fill the progress bar: early stopping ends before the last step."""
+        self._progress.show(100.0)
+
+
+class _ProgressArtifact:
+    """A progress bar on the Prefect run page."""
+
+    def __init__(self, description: str) -> None:
+        from prefect.artifacts import create_progress_artifact
+
+        self._id = create_progress_artifact(progress=0.0, description=description)
+
+    def show(self, percent: float) -> None:
+        """Move the bar to a percentage."""
+        from prefect.artifacts import update_progress_artifact
+
+        update_progress_artifact(self._id, progress=min(100.0, percent))  # type: ignore[arg-type]
+
+
+def _params(config: Loop) -> dict[str, Any]:
+    return {f"training.{key}": value for key, value in config.training.model_dump(mode="json").items()}
+
+
+def _tags(plan: TrainingPlan, snapshot: Snapshot) -> dict[str, str]:
+    return {"training_key": plan.key, "snapshot": snapshot.fingerprint, "code_version": code_version()}

@@ -1,0 +1,168 @@
+"""The retrain flow with every real part but the servers: snapshot, validation, training, gate, MLflow, ledger."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+
+from configs.load import ConfigError
+from configs.settings import Settings
+from flows.retrain import RetrainChanges, retrain
+from tasks.core.errors import DataError
+from tasks.core.predictor import Predictor
+from tasks.stores.database import open_database
+from tasks.stores.ledger import Ledger
+from tasks.stores.model_registry import ModelRegistry, open_registry
+from tests.support.ports import free_port
+from tests.support.tiny_base import make_rows
+from tests.support.toy_loop import write_toy_loop
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture(scope="module")
+def prefect_server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without servers: MLflow's store is used directly, and the service is not there."""
+    monkeypatch.setenv("EVERTUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EVERTUNE_LOOPS_DIR", str(tmp_path / "loops"))
+    for server in ("MLFLOW", "API", "PREFECT"):
+        monkeypatch.setenv(f"EVERTUNE_{server}_PORT", str(free_port()))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def loop_file(home: Path, tmp_path: Path) -> Path:
+    return write_toy_loop(tmp_path / "loops")
+
+
+def registry() -> ModelRegistry:
+    return open_registry(Settings())
+
+
+def test_a_first_retrain_promotes_and_a_second_finds_nothing_new(loop_file: Path, home: Path) -> None:
+    record = retrain("toy")
+    assert record["status"] == "trained"
+    assert record["decision"]["promote"] is True
+    assert record["metrics"]["macro_f1"] > 0.8
+    low, high = record["metrics"]["accuracy_ci"]
+    assert low <= record["metrics"]["accuracy"] <= high
+    assert record["metrics"]["n"] == record["snapshot"]["test"] > 30
+    assert set(record["seconds"]) == {"snapshot", "validate", "train", "evaluate", "register", "release", "total"}
+    assert record["released"] == "pending"  # no service runs here; the alias waits for it
+    champion = registry().find("toy", "champion")
+    assert champion is not None
+    assert champion.version == record["version"] == "1"
+    bundle = registry().fetch_bundle(champion, home / "models")
+    assert Predictor.load(bundle).labels == ("negative", "positive")
+    reference = pd.read_parquet(registry().fetch_reference(champion, home / "models"))
+    assert len(reference) == record["metrics"]["n"]
+    tags = registry().describe(champion)["tags"]
+    assert (tags["snapshot"], tags["gate"]) == (record["snapshot"]["fingerprint"], "promote")
+    again = retrain("toy", started_by="schedule")
+    assert again["status"] == "skipped"
+    assert again["version"] is None
+    assert again["decision"]["reasons"] == [
+        "nothing new: data, training configuration and code are those of the champion"
+    ]
+    assert again["seconds"]["validate"] == 0.0
+    ledger = Ledger(open_database(Settings().database))
+    assert [(row.status, row.started_by) for row in ledger.recent_retrains("toy", 5)] == [
+        ("skipped", "schedule"),
+        ("trained", "person"),
+    ]
+    assert [(row.action, row.to_version) for row in ledger.audit("toy")] == [("promote", "1")]
+
+
+def test_a_refused_challenger_leaves_the_champion(loop_file: Path, home: Path) -> None:
+    assert retrain("toy")["decision"]["promote"]
+    record = retrain("toy", RetrainChanges(epochs=0.3, learning_rate=1e-6, set=["training.head_learning_rate=1e-6"]))
+    assert record["decision"]["promote"] is False
+    assert record["released"] == "not promoted"
+    assert record["champion_metrics"]["macro_f1"] > record["metrics"]["macro_f1"]
+    refused = [reason for reason in record["decision"]["reasons"] if reason.startswith("refused")]
+    assert any("below the floor" in reason for reason in refused)
+    assert any("against the champion" in reason for reason in refused)
+    champion, challenger = (registry().find("toy", alias) for alias in ("champion", "challenger"))
+    assert champion is not None
+    assert challenger is not None
+    assert (champion.version, challenger.version) == ("1", "2")
+    assert Ledger(open_database(Settings().database)).audit("toy")[-1].action == "refuse"
+    gate = registry().fetch_reference(challenger, home / "models").with_name("gate.json")
+    assert json.loads(gate.read_text(encoding="utf-8"))["decision"]["promote"] is False
+
+
+def test_new_rows_train_a_new_version_on_the_same_frozen_test_rows(loop_file: Path, home: Path) -> None:
+    first = retrain("toy")
+    rows = pd.concat([make_rows(420), make_rows(90, seed=9)])
+    rows.to_csv(loop_file.with_name("reviews.csv"), index=False)
+    second = retrain("toy", started_by="drift")
+    assert second["status"] == "trained"
+    assert second["snapshot"]["train"] > first["snapshot"]["train"]
+    assert second["snapshot"]["test"] >= first["snapshot"]["test"]
+    old, new = (
+        set(pd.read_parquet(home / "snapshots" / "toy" / record["snapshot"]["fingerprint"] / "test.parquet")["row_id"])
+        for record in (first, second)
+    )
+    assert old <= new
+
+
+@pytest.mark.parametrize(
+    ("break_it", "error", "message"),
+    [
+        (lambda path: path.write_text("text,stars\ngood,1\n" * 1, encoding="utf-8"), DataError, "label"),
+        (lambda path: path.unlink(), DataError, "reviews.csv"),
+        (lambda path: path.write_bytes(b"text,label\ncaf\xe9,positive\n" * 20), DataError, "UTF-8"),
+        (lambda path: make_rows(3).to_csv(path, index=False), DataError, "rows"),
+        (lambda path: make_rows(90).assign(label="positive").to_csv(path, index=False), DataError, "negative"),
+        (lambda path: make_rows(90).assign(label="great").to_csv(path, index=False), DataError, "quarantine"),
+    ],
+    ids=["no label column", "no file", "not UTF-8", "three rows", "one class", "unknown labels"],
+)
+def test_bad_data_stops_the_run_and_the_champion_stays(
+    loop_file: Path, home: Path, break_it: object, error: type[Exception], message: str
+) -> None:
+    assert callable(break_it)
+    break_it(loop_file.with_name("reviews.csv"))
+    with pytest.raises(error, match=message):
+        retrain("toy")
+    assert registry().find("toy", "champion") is None
+    assert registry().list_versions("toy") == []
+
+
+def test_contradicting_copies_are_quarantined(loop_file: Path, home: Path) -> None:
+    rows = make_rows(420)
+    copies = rows.head(4).assign(row_id=lambda frame: frame["row_id"] + "-copy")
+    copies.loc[:1, "label"] = copies.loc[:1, "label"].map({"negative": "positive", "positive": "negative"})
+    pd.concat([rows, copies]).to_csv(loop_file.with_name("reviews.csv"), index=False)
+    record = retrain("toy", RetrainChanges(epochs=1))
+    assert record["snapshot"]["quarantined"] == 4
+    folder = home / "snapshots" / "toy" / record["snapshot"]["fingerprint"]
+    parked = set(pd.read_parquet(folder / "quarantine.parquet")["row_id"])
+    assert parked == {f"reviews:row-0-{row}{copy}" for row in (0, 1) for copy in ("", "-copy")}
+
+
+def test_other_labels_are_another_loop(loop_file: Path, home: Path, tmp_path: Path) -> None:
+    retrain("toy")
+    rows = make_rows(420).replace({"label": {"positive": "good"}})
+    rows.to_csv(loop_file.with_name("reviews.csv"), index=False)
+    text = loop_file.read_text(encoding="utf-8").replace("- positive", "- good")
+    loop_file.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="give it a new name"):
+        retrain("toy")
+
+
+def test_an_unknown_loop_and_a_wrong_change_are_named(loop_file: Path) -> None:
+    with pytest.raises(ConfigError, match="no loop 'nope'; there are: toy"):
+        retrain("nope")
+    with pytest.raises(ConfigError, match=r"training\.batch_size: Input should be greater than or equal to 1"):
+        retrain("toy", RetrainChanges(set=["training.batch_size=0"]))

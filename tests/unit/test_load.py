@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import pytest
+
+from configs.load import ConfigError, find_loop, load_all_loops, load_loop
+
+LOOPS = Path("configs/loops")
+YAML = LOOPS / "product-sentiment.yaml"
+
+
+def line_of(text: str, path: Path = YAML) -> int:
+    """Return the number of the first line that starts with a text, spaces aside."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next(number for number, line in enumerate(lines, 1) if line.strip().startswith(text))
+
+
+def write(folder: Path, old: str, new: str) -> Path:
+    path = folder / "product-sentiment.yaml"
+    text = YAML.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    return path
+
+
+def test_every_shipped_loop_loads() -> None:
+    files = list(Path("configs").rglob("*.yaml"))
+    assert len(files) == 1
+    assert [loop.name for loop in load_all_loops(LOOPS)] == [path.stem for path in files]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "at", "message"),
+    [
+        (
+            "learning_rate: 5.0e-5",
+            "learning_rate: 2",
+            "learning_rate: 2",
+            "training.learning_rate: Input should be less",
+        ),
+        ("  epochs: 3", "  epoch: 3", "epoch: 3", "training.epoch: unknown key; accepted here: base_model, method"),
+        ("method: full", "method: lorra", "method: lorra", "Input should be 'full' or 'lora' (got 'lorra')"),
+        ("  k: 2", "  k: 4", "monitoring:", "k must not exceed n (got k=4, n=3)"),
+        ("kind: package", "kind: csw", "- name: amazon-reviews", "expected tags: 'csv', 'jsonl', 'parquet'"),
+        ("      member:", "      membr:", "membr:", "data.sources.0.membr: unknown key"),
+        ("thresholds: [-0.5, 0.5]", "thresholds: [0.5]", None, "needs 2 ascending numbers for 3 labels (got [0.5])"),
+        ("validation: 0.1", "validation: 0.7", "splits:", "validation + test must stay below 0.8 (got 0.9)"),
+        ("permutations: 999", "permutations: 199\n  alpha: 0.001", None, "key given twice"),
+    ],
+)
+def test_a_problem_is_told_with_file_line_and_key(
+    tmp_path: Path, old: str, new: str, at: str | None, message: str
+) -> None:
+    path = write(tmp_path, old, new)
+    with pytest.raises(ConfigError) as raised:
+        load_loop(path)
+    assert message in str(raised.value)
+    if at is not None:
+        assert str(raised.value).splitlines()[0].startswith(f"{path}:{line_of(at, path)}: ") or any(
+            line.startswith(f"{path}:{line_of(at, path)}: ") for line in str(raised.value).splitlines()
+        )
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "  seed: 13", "  seed: x\n  bogus: 1")
+    with pytest.raises(ConfigError) as raised:
+        load_loop(path, ["gate.min_macro_f1=7"])
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(f"{path}:") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [1", "not YAML"),
+        ("- 1", "expected keys and values, found list"),
+        ("", "expected keys and values, found NoneType"),
+    ],
+)
+def test_what_is_no_loop_is_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_loop(path)
+
+
+def test_a_file_that_is_not_utf8_or_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(b"name: caf\xe9")
+    with pytest.raises(ConfigError, match=r"x\.yaml: not UTF-8 \(byte 9\)"):
+        load_loop(tmp_path / "x.yaml")
+    with pytest.raises(ConfigError, match=r"y\.yaml: cannot be read"):
+        load_loop(tmp_path / "y.yaml")
+
+
+def test_changes_take_effect_with_their_type() -> None:
+    loop = load_loop(YAML, ["training.epochs=1", "training.learning_rate=1e-4", "data.sources.0.columns.group=null"])
+    assert (loop.training.epochs, loop.training.learning_rate) == (1, 1e-4)
+    assert loop.data.sources[0].columns.group is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("training.epochs", "expected key=value"),
+        ("data.sources.7.name=x", "'7' is not a position in a list of 1"),
+        ("name.x=1", "'x' stands below a plain value"),
+        ("training.epochs=[", "the value is not YAML"),
+    ],
+)
+def test_a_change_that_fits_nowhere_is_named(change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match="--set") as raised:
+        load_loop(YAML, [change])
+    assert message in str(raised.value)
+
+
+def test_an_unknown_loop_names_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no loop 'nope'; there are: product-sentiment"):
+        find_loop("nope", LOOPS)
+    with pytest.raises(ConfigError, match="no loop found; set EVERTUNE_LOOPS_DIR"):
+        load_all_loops(tmp_path)
+
+
+def test_the_name_must_be_the_files(tmp_path: Path) -> None:
+    write(tmp_path, "name: product-sentiment", "name: other-name")
+    with pytest.raises(ConfigError, match="name: must equal the file's name 'product-sentiment'"):
+        load_all_loops(tmp_path)
