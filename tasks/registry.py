@@ -83,6 +83,7 @@ def _version_tags(config: Loop, challenger: Challenger, evaluation: Evaluation, 
     return {
         "training_key": challenger.key,
         "labels": json.dumps(config.labels),
+        "base_model": config.training.base_model,
         "snapshot": snapshot.fingerprint,
         "gate": "promote" if evaluation.decision.promote else "refuse",
         "gate_reasons": " | ".join(evaluation.decision.reasons)[:4900],

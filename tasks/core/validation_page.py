@@ -1,0 +1,57 @@
+"""The page on which a person reads what data validation found: one self-contained HTML file, without any row's text."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from importlib import resources
+
+import jinja2
+import pandas as pd
+
+from tasks.core.rows import SPLITS
+from tasks.core.screening import Screened, count_reasons
+
+MAX_LISTED = 500  # quarantined rows on the page; the command lists them all
+
+
+def render_validation_page(
+    *, loop: str, fingerprint: str, made_at: datetime, labels: Sequence[str], screened: Screened
+) -> str:
+    """Return the page of one snapshot, or of a set that was refused and why."""
+    quarantine = screened.quarantine
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_template()).render(
+        loop=loop,
+        fingerprint=fingerprint,
+        made_at=f"{made_at:%Y-%m-%d %H:%M} UTC",
+        problems=screened.problems,
+        tiles=_tiles(screened),
+        by_label=cross_table(screened.rows, "label", labels),
+        by_source=cross_table(screened.rows, "source", sorted(screened.rows["source"].unique())),
+        splits=SPLITS,
+        results=screened.results,
+        reasons=count_reasons(quarantine),
+        parked=quarantine[["row_id", "source", "reason"]].head(MAX_LISTED).to_dict("records"),
+        n_more=max(0, len(quarantine) - MAX_LISTED),
+    )
+
+
+def cross_table(rows: pd.DataFrame, column: str, values: Sequence[str]) -> dict[str, list[int]]:
+    """Return, per value of a column, its rows in train, validation and test, and in all of them."""
+    counts = rows.groupby([column, "split"]).size().to_dict()
+    table = {value: [int(counts.get((value, split), 0)) for split in SPLITS] for value in values}
+    return {value: [*line, sum(line)] for value, line in table.items()}
+
+
+def _tiles(screened: Screened) -> list[tuple[str, str]]:
+    numbers = {
+        "rows read": screened.n_raw,
+        **{split: screened.count(split) for split in SPLITS},
+        "quarantined": len(screened.quarantine),
+        "duplicates dropped": screened.n_duplicates,
+        "copies kept out of train": screened.n_leaks,
+    }
+    return [(name, f"{number:,}") for name, number in numbers.items()]
+
+
+def _template() -> str:
+    return resources.files("tasks.core").joinpath("validation_page.html").read_text(encoding="utf-8")

@@ -1,0 +1,113 @@
+"""The data stage: rows in, a snapshot out."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from configs.load import find_loop
+from configs.schema import Loop
+from configs.settings import Settings
+from tasks.core.errors import DataError, TransientError
+from tasks.core.rows import apply_mends, order_rows, rows_of_feedback
+from tasks.core.screening import Screened, screen
+from tasks.core.validation_page import render_validation_page
+from tasks.stores.database import open_database
+from tasks.stores.prediction_log import PredictionLog
+from tasks.stores.snapshots import Snapshot, SnapshotStore, fingerprint_rows
+from tasks.stores.sources import load_rows
+
+
+@dataclass(frozen=True)
+class SnapshotTaken:
+    """A snapshot and what it cost: reading and writing, and judging (0 when an existing one was reused)."""
+
+    snapshot: Snapshot
+    reused: bool
+    seconds_snapshot: float
+    seconds_validate: float
+
+
+@task(name="read configuration", cache_policy=NO_CACHE)
+def read_loop(loop: str, changes: Sequence[str] = ()) -> Loop:
+    """Return a loop's configuration, read afresh from its YAML, after `a.b=value` changes."""
+    config = find_loop(loop, Settings().loops_dir, changes)
+    for change in changes:
+        get_run_logger().info("changed for this run: %s", change)
+    return config
+
+
+def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
+    return isinstance(state.result(raise_on_failure=False), TransientError)
+
+
+@task(retries=3, retry_delay_seconds=[5, 20, 60], retry_condition_fn=_is_transient, cache_policy=NO_CACHE)
+def take_snapshot(config: Loop, config_dir: Path, settings: Settings) -> SnapshotTaken:
+    """Load a loop's rows and feedback, and return their snapshot: the one there is, or a new one once validated.
+
+    Raises DataError when the set must not be trained on; the champion keeps serving.
+    """
+    log = get_run_logger()
+    started = time.perf_counter()
+    store = SnapshotStore(settings.snapshots)
+    raw = gather_rows(config, config_dir, settings, store)
+    fingerprint = fingerprint_rows(raw, config)
+    known = store.find(config.name, fingerprint)
+    if known is not None:
+        log.info("snapshot %s of %s is unchanged: %s", fingerprint, config.name, known.counts)
+        return SnapshotTaken(known, True, time.perf_counter() - started, 0.0)
+    before = time.perf_counter()
+    screened = screen(raw, config.data, config.labels)
+    seconds_validate = time.perf_counter() - before
+    snapshot = _keep(store, config, fingerprint, screened, settings)
+    log.info("snapshot %s of %s: %s from %d rows", fingerprint, config.name, snapshot.counts, screened.n_raw)
+    _publish(snapshot, settings)
+    return SnapshotTaken(snapshot, False, time.perf_counter() - started - seconds_validate, seconds_validate)
+
+
+def gather_rows(config: Loop, config_dir: Path, settings: Settings, store: SnapshotStore) -> pd.DataFrame:
+    """Return the raw rows of all sources and of feedback, with what people mended."""
+    rows = load_rows(config, config_dir, settings.root)
+    if config.data.use_feedback:
+        labelled = PredictionLog(open_database(settings.database)).labelled_rows(config.name)
+        rows = order_rows(pd.concat([rows, rows_of_feedback(labelled)], ignore_index=True))
+    return apply_mends(rows, store.read_mended(config.name))
+
+
+def page_url(settings: Settings, loop: str, fingerprint: str) -> str:
+    """Return where the prediction service shows the validation page."""
+    return f"{settings.api}/validation/{loop}/{fingerprint}"
+
+
+def _keep(store: SnapshotStore, config: Loop, fingerprint: str, screened: Screened, settings: Settings) -> Snapshot:
+    now = datetime.now(UTC)
+    page = render_validation_page(
+        loop=config.name, fingerprint=fingerprint, made_at=now, labels=config.labels, screened=screened
+    )
+    if not screened.problems:
+        return store.write(config, fingerprint, screened, page, now)
+    place = store.refuse(config, fingerprint, screened, page, now)
+    raise DataError(
+        f"loop '{config.name}': the data set {fingerprint} is refused, the champion keeps serving:\n"
+        + "\n".join(f"- {problem}" for problem in screened.problems)
+        + f"\nSee {place} or {page_url(settings, config.name, fingerprint)}; mend the source, or the rows with: "
+        f"evertune quarantine {config.name} --export FILE"
+    )
+
+
+def _publish(snapshot: Snapshot, settings: Settings) -> None:
+    url = page_url(settings, snapshot.loop, snapshot.fingerprint)
+    numbers: Mapping[str, int] = {**snapshot.counts, "duplicates": snapshot.duplicates, "leaks": snapshot.leaks}
+    lines = [f"| {name} | {number:,} |" for name, number in numbers.items()]
+    create_markdown_artifact(
+        key=f"{snapshot.loop}-data",
+        description=f"Data of {snapshot.loop}, snapshot {snapshot.fingerprint}",
+        markdown="\n".join([f"### [Data validation]({url})", "", "| rows | n |", "|---|---:|", *lines]),
+    )

@@ -1,0 +1,245 @@
+"""Immutable, validated, split data sets, kept in a folder or under any fsspec URL.
+
+`<loop>/<fingerprint>/` holds train, validation, test and quarantine as Parquet, `validation.html`, and `manifest.json`:
+written last, it is what makes a snapshot. A refused set leaves its page and quarantine there with `refused.json`,
+so that its rows can be mended. `<loop>/mended.parquet` holds what people mended.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import fsspec
+import pandas as pd
+
+from configs.schema import Loop
+from tasks.core.errors import DataError, TransientError
+from tasks.core.rows import RAW_COLUMNS, SPLITS
+from tasks.core.screening import Screened
+from tasks.core.validation_page import cross_table
+
+SNAPSHOT_FORMAT = 1  # raised when the same rows and config would give another snapshot
+MEND_COLUMNS = ["row_id", "text", "label"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One committed snapshot; `url` is its folder."""
+
+    loop: str
+    fingerprint: str
+    url: str
+    made_at: datetime
+    train: int
+    validation: int
+    test: int
+    quarantined: int
+    duplicates: int
+    leaks: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return rows per split and in quarantine."""
+        return {split: getattr(self, split) for split in (*SPLITS, "quarantined")}
+
+
+def fingerprint_rows(raw: pd.DataFrame, loop: Loop) -> str:
+    """Return the 16 hexadecimal digits of raw rows under a loop's data section and labels.
+
+    The rows come in the order of `order_rows`, so the order within a source does not matter.
+    """
+    hashed = hashlib.sha256(f"{SNAPSHOT_FORMAT}\n{loop.data.model_dump_json()}\n{json.dumps(loop.labels)}\n".encode())
+    for column in RAW_COLUMNS:
+        values = raw[column].astype("int64") if column == "observed_at" else raw[column]
+        hashed.update(json.dumps([column, values.tolist()]).encode())
+    return hashed.hexdigest()[:16]
+
+
+class SnapshotStore:
+    """Snapshots of all loops under one URL. Raises TransientError when the store does not answer."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._fs, root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise DataError(f"EVERTUNE_SNAPSHOTS_URL '{url}' cannot be opened: {error}") from error
+        self._root: str = root.rstrip("/")
+        self._is_local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
+
+    def find(self, loop: str, fingerprint: str) -> Snapshot | None:
+        """Return a committed snapshot, or None when there is none of this fingerprint."""
+        content = self._read(f"{loop}/{fingerprint}/manifest.json")
+        return None if content is None else self._snapshot(json.loads(content))
+
+    def newest(self, loop: str) -> Snapshot | None:
+        """Return the snapshot that was made last, or None before the first."""
+        manifests = self._records(loop, "manifest.json")
+        return self._snapshot(max(manifests, key=lambda m: str(m["made_at"]))) if manifests else None
+
+    def write(self, loop: Loop, fingerprint: str, screened: Screened, page: str, made_at: datetime) -> Snapshot:
+        """Keep a snapshot and return it; one of this fingerprint that exists is returned as it is."""
+        kept = self.find(loop.name, fingerprint)
+        if kept is not None:
+            return kept
+        frames = {split: screened.rows[screened.rows["split"] == split] for split in SPLITS}
+        frames["quarantine"] = screened.quarantine
+        files = {f"{name}.parquet": _parquet(frame) for name, frame in frames.items()}
+        files["validation.html"] = page.encode()
+        manifest = _manifest(loop, fingerprint, screened, made_at)
+        manifest["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        self._write_folder(f"{loop.name}/{fingerprint}", files, "manifest.json", manifest)
+        return self._snapshot(manifest)
+
+    def refuse(self, loop: Loop, fingerprint: str, screened: Screened, page: str, made_at: datetime) -> str:
+        """Keep page and quarantine of a set that must not be trained on; return where the page is."""
+        files = {"quarantine.parquet": _parquet(screened.quarantine), "validation.html": page.encode()}
+        folder = f"{loop.name}/{fingerprint}"
+        self._write_folder(folder, files, "refused.json", _manifest(loop, fingerprint, screened, made_at))
+        return self._url(f"{folder}/validation.html")
+
+    def read_split(self, snapshot: Snapshot, split: str) -> pd.DataFrame:
+        """Return the rows of train, validation or test; raises DataError when the file is not what was written."""
+        if split not in SPLITS:
+            raise DataError(f"no split '{split}'; there are {', '.join(SPLITS)}")
+        return self._read_frame(snapshot, f"{split}.parquet")
+
+    def read_quarantine(self, snapshot: Snapshot) -> pd.DataFrame:
+        """Return the rows set aside: row_id, reason, source, text, label."""
+        return self._read_frame(snapshot, "quarantine.parquet")
+
+    def newest_quarantine(self, loop: str) -> pd.DataFrame | None:
+        """Return what the last screening set aside, be its set kept or refused; None before the first."""
+        attempts = [*self._records(loop, "manifest.json"), *self._records(loop, "refused.json")]
+        if not attempts:
+            return None
+        last = max(attempts, key=lambda record: str(record["made_at"]))
+        content = self._read(f"{loop}/{last['fingerprint']}/quarantine.parquet")
+        return None if content is None else pd.read_parquet(io.BytesIO(content))
+
+    def read_manifest(self, snapshot: Snapshot) -> dict[str, Any]:
+        """Return everything the manifest says: counts, the suite's results, hashes, the data config."""
+        content = self._read(f"{snapshot.loop}/{snapshot.fingerprint}/manifest.json")
+        if content is None:
+            raise DataError(f"{snapshot.url}: the snapshot is gone; the next retrain takes it again")
+        manifest: dict[str, Any] = json.loads(content)
+        return manifest
+
+    def read_page(self, loop: str, fingerprint: str) -> str | None:
+        """Return the validation page of a snapshot or refused set, or None when there is none."""
+        if not re.fullmatch(r"[a-z][a-z0-9-]*/[0-9a-f]{16}", f"{loop}/{fingerprint}"):
+            return None
+        content = self._read(f"{loop}/{fingerprint}/validation.html")
+        return None if content is None else content.decode()
+
+    def read_mended(self, loop: str) -> pd.DataFrame:
+        """Return what people mended: row_id, text, label, one line per row."""
+        content = self._read(f"{loop}/mended.parquet")
+        if content is None:
+            return pd.DataFrame({name: pd.Series(dtype="str") for name in MEND_COLUMNS})
+        return pd.read_parquet(io.BytesIO(content))
+
+    def write_mended(self, loop: str, mended: pd.DataFrame) -> None:
+        """Keep mended rows; they take effect in the next snapshot."""
+        self._write(f"{loop}/mended.parquet", _parquet(mended[MEND_COLUMNS]))
+
+    def _read_frame(self, snapshot: Snapshot, name: str) -> pd.DataFrame:
+        content = self._read(f"{snapshot.loop}/{snapshot.fingerprint}/{name}")
+        expected = self.read_manifest(snapshot)["files"][name]
+        if content is None or hashlib.sha256(content).hexdigest() != expected:
+            state = "is missing" if content is None else "was changed after it was written"
+            raise DataError(
+                f"{snapshot.url}/{name} {state}. Delete the snapshot's folder; the next retrain makes it again"
+            )
+        return pd.read_parquet(io.BytesIO(content))
+
+    def _records(self, loop: str, name: str) -> list[dict[str, Any]]:
+        try:
+            self._fs.invalidate_cache()
+            paths = sorted(self._fs.glob(f"{self._root}/{loop}/*/{name}"))
+            return [json.loads(self._fs.cat_file(path)) for path in paths]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise TransientError(f"snapshots under {self._url(loop)} cannot be listed: {error}") from error
+
+    def _snapshot(self, manifest: dict[str, Any]) -> Snapshot:
+        loop, fingerprint = manifest["loop"], manifest["fingerprint"]
+        made_at = datetime.fromisoformat(manifest["made_at"])
+        return Snapshot(loop, fingerprint, self._url(f"{loop}/{fingerprint}"), made_at, **manifest["rows"])
+
+    def _url(self, path: str) -> str:
+        full = f"{self._root}/{path}"
+        return full if self._is_local else str(self._fs.unstrip_protocol(full))
+
+    def _read(self, path: str) -> bytes | None:
+        try:
+            content: bytes = self._fs.cat_file(f"{self._root}/{path}")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise TransientError(f"{self._url(path)} cannot be read: {error}") from error
+        return content
+
+    def _write_folder(self, folder: str, files: dict[str, bytes], mark: str, record: dict[str, Any]) -> None:
+        for name, content in files.items():
+            self._write(f"{folder}/{name}", content)
+        self._write(f"{folder}/{mark}", json.dumps(record, indent=1, ensure_ascii=False).encode())
+
+    def _write(self, path: str, content: bytes) -> None:
+        full = f"{self._root}/{path}"
+        try:
+            if self._is_local:
+                _write_local(Path(full), content)
+            else:
+                self._fs.makedirs(full.rsplit("/", 1)[0], exist_ok=True)
+                self._fs.pipe_file(full, content)
+        except OSError as error:
+            raise TransientError(f"{self._url(path)} cannot be written: {error}") from error
+
+
+def _write_local(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{uuid4().hex}")
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    content: bytes = frame.reset_index(drop=True).to_parquet(None, engine="pyarrow")
+    return content
+
+
+def _manifest(loop: Loop, fingerprint: str, screened: Screened, made_at: datetime) -> dict[str, Any]:
+    rows = {split: screened.count(split) for split in SPLITS}
+    rows |= {"quarantined": len(screened.quarantine), "duplicates": screened.n_duplicates, "leaks": screened.n_leaks}
+    return {
+        "format": SNAPSHOT_FORMAT,
+        "loop": loop.name,
+        "fingerprint": fingerprint,
+        "made_at": made_at.isoformat(),
+        "rows_read": screened.n_raw,
+        "rows": rows,
+        "splits": [*SPLITS, "all"],
+        "by_label": cross_table(screened.rows, "label", loop.labels),
+        "by_source": cross_table(screened.rows, "source", sorted(screened.rows["source"].unique())),
+        "expectations": [
+            {
+                **{k: v for k, v in vars(result).items() if k != "unexpected_ids"},
+                "unexpected": len(result.unexpected_ids),
+            }
+            for result in screened.results
+        ],
+        "problems": screened.problems,
+        "labels": loop.labels,
+        "data": loop.data.model_dump(mode="json"),
+    }
