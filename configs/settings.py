@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     operator_token: SecretStr | None = None  # absent: made once and kept, mode 600, under home
     online: bool = False  # whether base models may be fetched from the Hugging Face hub
     serving_threads: int = Field(2, ge=1, le=256)
+    alias_poll_seconds: float = Field(5.0, gt=0, le=3600)  # how soon the service sees an alias moved elsewhere
 
     @property
     def root(self) -> Path:

@@ -1,0 +1,104 @@
+"""The routes that need the operator token, and those that tell machines how the service is."""
+
+import asyncio
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import JSONResponse, Response
+
+from infra.serving.access import OPERATOR, Caller
+from infra.serving.api import problems, require_json
+from infra.serving.bodies import CreateKeyRequest, ReleaseRequest
+from infra.serving.problems import ApiProblem, not_ready
+from infra.serving.service import service_of
+from infra.serving.slots import VersionRefused
+from tasks.core.errors import DataError, TransientError
+
+ALL = Caller(OPERATOR, None)
+
+
+async def require_operator(request: Request) -> None:
+    """Raise the 401 or 403 problem unless the operator asks."""
+    await service_of(request).access.require_operator(request)
+
+
+health = APIRouter(tags=["health"])
+router = APIRouter(prefix="/v1/admin", dependencies=[Depends(require_operator)], tags=["operator"])
+
+
+@health.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """Say that the process answers."""
+    return {"status": "ok"}
+
+
+@health.get("/readyz", responses=problems(503))
+async def readyz(request: Request) -> dict[str, Any]:
+    """Say that every loop that has a champion is loaded."""
+    service = service_of(request)
+    missing = service.missing()
+    if missing:
+        raise not_ready(f"still loading: {', '.join(missing)}")
+    return {"status": "ready", "versions": {name: slot.served and slot.served.version
+                                            for name, slot in service.slots.items()}}  # fmt: skip
+
+
+@health.get("/metrics", dependencies=[Depends(require_operator)], responses=problems(401, 403))
+async def metrics(request: Request) -> Response:
+    """Return what Prometheus scrapes, with the operator token as its bearer token."""
+    service = service_of(request)
+    for name, slot in service.slots.items():
+        service.metrics.queue.labels(name).set(slot.batcher.num_waiting)
+        newest = await asyncio.to_thread(service.ledger.recent_reports, name, 1)
+        service.metrics.show_report(name, newest[0] if newest else None)
+    return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.post(
+    "/loops/{loop}/release",
+    responses=problems(400, 401, 403, 404, 409, 415, 422, 503),
+    dependencies=[Depends(require_json)],
+)
+async def release(loop: str, body: ReleaseRequest, request: Request) -> Response:
+    """Load a version beside the serving one, check it and switch to it; 409 when a check says no."""
+    service = service_of(request)
+    slot = service.slot_for(loop, ALL)
+    previous = slot.served.version if slot.served else None
+    try:
+        registry = await asyncio.to_thread(service.open_registry)
+        version = await asyncio.to_thread(registry.get, loop, body.version)
+        checks = await slot.switch_to(version, registry)
+    except VersionRefused as error:
+        return JSONResponse({"status": "refused", "reason": str(error), "version": body.version}, status_code=409)
+    except DataError as error:
+        raise ApiProblem(404, "unknown_version", str(error)) from error
+    except TransientError as error:
+        raise not_ready(str(error), 10) from error
+    return JSONResponse({"status": "serving", "version": body.version, "previous": previous, "checks": checks})
+
+
+@router.get("/keys", responses=problems(401, 403))
+async def list_keys(request: Request) -> list[dict[str, Any]]:
+    """Return every key without its secret."""
+    return [asdict(key) for key in await asyncio.to_thread(service_of(request).keys.list)]
+
+
+@router.post("/keys", status_code=201, responses=problems(400, 401, 403, 404, 415, 422),
+             dependencies=[Depends(require_json)])  # fmt: skip
+async def create_key(body: CreateKeyRequest, request: Request) -> dict[str, Any]:
+    """Make a key; its secret is shown this once."""
+    service = service_of(request)
+    for loop in body.loops or []:
+        service.slot_for(loop, ALL)
+    key, secret = await asyncio.to_thread(service.keys.create, body.name, body.loops, datetime.now(UTC))
+    return {**asdict(key), "secret": secret}
+
+
+@router.delete("/keys/{key_id}", responses=problems(401, 403, 404))
+async def revoke_key(key_id: str, request: Request) -> dict[str, str]:
+    """End a key; it may answer for a few seconds more."""
+    if not await asyncio.to_thread(service_of(request).keys.revoke, key_id, datetime.now(UTC)):
+        raise ApiProblem(404, "unknown_key", "there is no such live key")
+    return {"status": "revoked"}

@@ -1,0 +1,212 @@
+"""What the API takes and gives, as its OpenAPI page shows it."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+MAX_FEEDBACK_ITEMS = 1000
+ALLOWED_CONTROLS = "\t\n\r"
+
+
+def check_unicode(value: str) -> str:
+    """Return a string that can be stored; raises ValueError for half of a surrogate pair, which JSON can smuggle in."""
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("is not valid Unicode (a lone surrogate)")
+    return value
+
+
+def check_text(text: str) -> str:
+    """Return a text that a model can be asked about; raises ValueError for an empty one or control characters."""
+    check_unicode(text)
+    if not text.strip():
+        raise ValueError("is empty; accepted is text of at least one visible character")
+    position = next((i for i, c in enumerate(text) if (c < " " or c == "\x7f") and c not in ALLOWED_CONTROLS), None)
+    if position is not None:
+        raise ValueError(f"holds a control character at position {position}; only tab and line breaks are accepted")
+    return text
+
+
+Text = Annotated[str, AfterValidator(check_text)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(check_unicode)]
+PredictionId = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_unicode)]
+
+
+class Body(BaseModel):
+    """A request body that accepts no unknown key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class PredictInput(Body):
+    """One text, and optionally the session, user or document it belongs to."""
+
+    text: Text
+    group: Name | None = None
+
+
+class PredictRequest(Body):
+    """Either `inputs`, or the shorthand for a single text."""
+
+    inputs: Annotated[list[PredictInput], Field(min_length=1)] | None = None
+    text: Text | None = None
+    group: Name | None = None
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"text": "Great picture, and it was easy to set up."},
+                {"inputs": [{"text": "It broke after a week.", "group": "session-17"}, {"text": "It is a camera."}]},
+            ]
+        },
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "PredictRequest":
+        if (self.inputs is None) == (self.text is None):
+            raise ValueError("give either 'text' or 'inputs': [{'text': …, 'group': …}]")
+        if self.inputs is not None and self.group is not None:
+            raise ValueError("'group' beside 'inputs' is not accepted; give each input its own")
+        return self
+
+    def as_inputs(self) -> list[PredictInput]:
+        """Return the texts in either form as one list."""
+        if self.inputs is not None:
+            return self.inputs
+        assert self.text is not None
+        return [PredictInput.model_construct(text=self.text, group=self.group)]
+
+
+class PredictedText(BaseModel):
+    """The answer to one text; `score` is the probability of `label`."""
+
+    prediction_id: str
+    label: str
+    score: float
+    scores: dict[str, float]
+    truncated: bool = Field(description="The text was longer than the model reads; its tail was left out")
+
+
+class PredictAnswer(BaseModel):
+    """The answers, in the order of the texts."""
+
+    loop: str
+    version: str
+    predictions: list[PredictedText]
+
+
+class FeedbackItem(Body):
+    """The true label of an earlier prediction."""
+
+    prediction_id: PredictionId
+    label: Name
+    labeller: Name | None = None
+
+
+class FeedbackRequest(Body):
+    """Either one item's fields, or `items`."""
+
+    items: Annotated[list[FeedbackItem], Field(min_length=1, max_length=MAX_FEEDBACK_ITEMS)] | None = None
+    prediction_id: PredictionId | None = None
+    label: Name | None = None
+    labeller: Name | None = None
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"prediction_id": "0198c2…", "label": "negative", "labeller": "ana"},
+                {"items": [{"prediction_id": "0198c2…", "label": "positive"}]},
+            ]
+        },
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "FeedbackRequest":
+        single = self.prediction_id is not None and self.label is not None
+        if self.items is not None and (self.prediction_id or self.label or self.labeller):
+            raise ValueError("give either 'prediction_id' and 'label', or 'items'")
+        if self.items is None and not single:
+            raise ValueError("give 'prediction_id' and 'label', or 'items': [{'prediction_id': …, 'label': …}]")
+        return self
+
+    def as_item(self) -> FeedbackItem:
+        """Return the single item of the short form."""
+        assert self.prediction_id is not None
+        assert self.label is not None
+        return FeedbackItem(prediction_id=self.prediction_id, label=self.label, labeller=self.labeller)
+
+
+class FeedbackStatus(BaseModel):
+    """`repeated`: this very label was there before."""
+
+    status: Literal["recorded", "repeated"]
+
+
+class FeedbackItemStatus(BaseModel):
+    """What became of one item; `message` says why it was not recorded."""
+
+    prediction_id: str
+    status: Literal["recorded", "repeated", "conflict", "unknown", "invalid"]
+    message: str | None = None
+
+
+class FeedbackAnswer(BaseModel):
+    """One status per item, in their order."""
+
+    items: list[FeedbackItemStatus]
+
+
+class LoopLimits(BaseModel):
+    """What one request may hold."""
+
+    max_texts: int
+    max_chars: int
+
+
+class LoopInfo(BaseModel):
+    """What a loop answers, and with which version since when; `version` is null before the first release."""
+
+    name: str
+    description: str
+    labels: list[str]
+    version: str | None
+    since: datetime | None
+    limits: LoopLimits
+
+
+class UsageRow(BaseModel):
+    """What one key used of one loop on one UTC day."""
+
+    key_id: str
+    loop: str
+    day: str
+    requests: int
+    texts: int
+
+
+class Problem(BaseModel):
+    """What went wrong."""
+
+    code: str
+    message: str
+
+
+class ProblemAnswer(BaseModel):
+    """The body of every answer that is no success."""
+
+    error: Problem
+
+
+class ReleaseRequest(Body):
+    """The version to serve."""
+
+    version: Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+
+
+class CreateKeyRequest(Body):
+    """A new key; `loops` null: all of them."""
+
+    name: Name
+    loops: list[str] | None = None

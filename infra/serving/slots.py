@@ -1,0 +1,228 @@
+"""The version that serves each loop: loaded beside the old one, checked, and switched between two micro-batches."""
+
+import asyncio
+import json
+import logging
+import statistics
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from configs.schema import Loop
+from infra.serving.batching import MicroBatcher
+from infra.serving.problems import not_ready
+from tasks.core.errors import DataError, TransientError
+from tasks.core.predictor import Predictor
+from tasks.core.redaction import redact
+from tasks.stores.model_registry import ModelVersion
+from tasks.stores.prediction_log import LoggedPrediction, PredictionLog
+
+logger = logging.getLogger(__name__)
+LATENCY_TRIALS = 5
+LATENCY_TEXT = "It does what it should, and it does it well."
+
+
+class Registry(Protocol):
+    """What the service needs of the model registry."""
+
+    def find(self, loop: str, alias: str) -> ModelVersion | None:
+        """Return the version behind an alias."""
+
+    def get(self, loop: str, version: str) -> ModelVersion:
+        """Return one version."""
+
+    def fetch_bundle(self, version: ModelVersion, cache: Path) -> Path:
+        """Return a local folder with the version's bundle."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version that answers."""
+
+    version: str
+    predictor: Predictor
+    since: datetime
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One text on its way to the engine."""
+
+    text: str
+    group: str | None
+    key_id: str
+    request_id: str | None
+    prediction_id: str
+    arrived: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One text's answer, already in the prediction log."""
+
+    prediction_id: str
+    version: str
+    label: str
+    score: float
+    scores: dict[str, float]
+    truncated: bool
+
+
+class VersionRefused(DataError):
+    """A version did not pass the checks that stand before serving."""
+
+
+class Slot:
+    """One loop in the service."""
+
+    def __init__(
+        self, loop: Loop, log: PredictionLog, cache: Path, threads: int, on_swap: Callable[[str, str], None]
+    ) -> None:
+        self.loop = loop
+        self.served: Served | None = None
+        self.refused: str | None = None  # the version that last failed its checks
+        self._log = log
+        self._cache = cache
+        self._threads = threads
+        self._on_swap = on_swap
+        self._lock = asyncio.Lock()
+        limits = loop.serving
+        self.batcher: MicroBatcher[Asked, Answered] = MicroBatcher(
+            self._answer_batch, limits.max_batch, limits.max_queue, limits.timeout_seconds, f"engine-{loop.name}"
+        )
+
+    async def switch_to(self, version: ModelVersion, registry: Registry) -> dict[str, float]:
+        """Load, check and serve a version; returns what the checks measured.
+
+        Raises VersionRefused when a check fails: the old version then serves on. Nobody waits for the load.
+        """
+        async with self._lock:
+            if self.served is not None and self.served.version == version.version:
+                return {}
+            try:
+                predictor, checks = await asyncio.to_thread(self._load, version, registry)
+            except DataError as error:
+                self.refused = version.version
+                logger.error("%s: version %s is refused: %s", self.loop.name, version.version, error)
+                raise VersionRefused(str(error)) from error
+            previous = self.served
+            self.served = Served(version.version, predictor, datetime.now(UTC))
+            self.refused = None
+            await asyncio.to_thread(self._remember, version.version)
+        self._on_swap(self.loop.name, version.version)
+        logger.info(
+            "%s: version %s serves, before it %s", self.loop.name, version.version, previous and previous.version
+        )
+        return checks
+
+    async def recall(self) -> None:
+        """Serve what served last, from this machine's cache: used while the registry cannot be asked."""
+        async with self._lock:
+            if self.served is not None:
+                return
+            try:
+                version = json.loads(self._memory.read_text(encoding="utf-8"))["version"]
+                folder = self._cache / self.loop.name / version / "bundle"
+                predictor = await asyncio.to_thread(Predictor.load, folder, self._threads)
+            except (OSError, ValueError, KeyError):
+                return
+            self.served = Served(version, predictor, datetime.now(UTC))
+        logger.warning("%s: the registry cannot be asked; version %s serves as before", self.loop.name, version)
+
+    @property
+    def _memory(self) -> Path:
+        return self._cache / self.loop.name / "served.json"
+
+    def _remember(self, version: str) -> None:
+        self._memory.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._memory.with_suffix(".partial")
+        partial.write_text(json.dumps({"version": version}), encoding="utf-8")
+        partial.replace(self._memory)
+
+    def _load(self, version: ModelVersion, registry: Registry) -> tuple[Predictor, dict[str, float]]:
+        folder = registry.fetch_bundle(version, self._cache)
+        predictor = Predictor.load(folder, self._threads)
+        return predictor, check_version(predictor, self.loop)
+
+    def _answer_batch(self, asked: list[Asked]) -> list[Answered]:
+        """Answer and log a batch; a swap takes effect from the next batch on."""
+        served = self.served
+        if served is None:
+            raise not_ready(f"'{self.loop.name}' has no champion yet", 10)
+        prediction = served.predictor.predict([one.text for one in asked], self.loop.serving.max_batch)
+        labels = served.predictor.labels
+        best = prediction.probabilities.argmax(1)
+        now, clock = datetime.now(UTC), time.monotonic()
+        rows, answers = [], []
+        for position, one in enumerate(asked):
+            values = prediction.probabilities[position]
+            scores = {label: round(float(value), 6) for label, value in zip(labels, values, strict=True)}
+            label = labels[best[position]]
+            truncated = bool(prediction.truncated[position])
+            answers.append(Answered(one.prediction_id, served.version, label, scores[label], scores, truncated))
+            rows.append(
+                LoggedPrediction(
+                    prediction_id=one.prediction_id,
+                    at=now,
+                    loop=self.loop.name,
+                    version=served.version,
+                    stage="stable",
+                    text=redact(one.text),
+                    group=one.group,
+                    label=label,
+                    score=scores[label],
+                    scores=scores,
+                    n_tokens=int(prediction.n_tokens[position]),
+                    truncated=truncated,
+                    latency_ms=round(1000 * (clock - one.arrived), 3),
+                    key_id=one.key_id,
+                    request_id=one.request_id,
+                )
+            )
+        self._log.append(rows)
+        return answers
+
+
+def check_version(predictor: Predictor, loop: Loop) -> dict[str, float]:
+    """Return what was measured; raises VersionRefused when labels, stored cases or latency are not as they must be."""
+    if set(predictor.labels) != set(loop.labels):
+        raise VersionRefused(f"it answers {list(predictor.labels)}, the loop says {loop.labels}")
+    difference = predictor.largest_case_difference()
+    if difference > loop.release.max_case_difference:
+        raise VersionRefused(
+            f"a stored case differs by {difference:.4f}, {loop.release.max_case_difference:.4f} is allowed"
+        )
+    seconds = []
+    for _ in range(LATENCY_TRIALS):
+        started = time.perf_counter()
+        predictor.predict([LATENCY_TEXT])
+        seconds.append(time.perf_counter() - started)
+    latency_ms = 1000 * statistics.median(seconds)
+    if latency_ms > loop.release.max_latency_ms:
+        raise VersionRefused(f"one text takes {latency_ms:.1f} ms, {loop.release.max_latency_ms:.1f} ms is allowed")
+    return {"largest_case_difference": round(difference, 6), "latency_ms": round(latency_ms, 3)}
+
+
+def new_prediction_id() -> str:
+    """Return an id that sorts by time, so that the log's index grows at its end: 48 bits of time, 80 of chance."""
+    return f"{time.time_ns() // 1_000_000:012x}{uuid.uuid4().hex[:20]}"
+
+
+async def follow_alias(slot: Slot, open_registry: Callable[[], Registry]) -> None:
+    """Serve what the champion alias names; while the registry cannot be asked, what served last."""
+    try:
+        registry = await asyncio.to_thread(open_registry)
+        champion = await asyncio.to_thread(registry.find, slot.loop.name, "champion")
+        if champion is not None and champion.version != slot.refused:
+            await slot.switch_to(champion, registry)
+    except VersionRefused:
+        return  # already logged; the old version serves on
+    except TransientError as error:
+        if slot.served is None:
+            await slot.recall()
+        logger.warning("%s: the registry did not answer, version %s serves on: %s", slot.loop.name,
+                       slot.served and slot.served.version, error)  # fmt: skip
