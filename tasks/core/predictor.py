@@ -77,6 +77,7 @@ class Predictor:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = threads
             options.log_severity_level = 3
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are not ours alone
             session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=_providers())
         except Exception as error:
             raise DataError(f"{folder}: not a usable bundle: {error}") from error

@@ -136,7 +136,7 @@ def test_a_body_that_is_no_json_is_415(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("header", [None, "Bearer", "Bearer wrong", "Basic abc", "Bearer \xe9"])
 def test_no_valid_key_is_401(service: Running, header: str | None) -> None:
-    headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+    headers = [] if header is None else [(b"Authorization", header.encode("latin-1"))]
     response = httpx.post(f"{service.url}{PREDICT}", json={"text": "good"}, headers=headers)
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"].startswith("Bearer")

@@ -1,0 +1,37 @@
+"""Which version serves: forward to a chosen one, or back to the one before."""
+
+from dataclasses import asdict
+from typing import Any
+
+from prefect import flow
+
+from configs.load import find_loop
+from configs.settings import Settings
+from tasks.release import choose_rollback, name_of_asker, release_version
+
+
+@flow(name="release", persist_result=True, result_serializer="json")
+def release(loop: str, version: str, why: str = "") -> dict[str, Any]:
+    """Make the service answer with a registered version, after its checks.
+
+    Args:
+        loop: Name of the loop.
+        version: Number of the version in the MLflow registry, for example 3.
+        why: The reason, for the audit log.
+    """
+    config = find_loop(loop, Settings().loops_dir)
+    return asdict(release_version(config, version, name_of_asker(), why))
+
+
+@flow(name="rollback", persist_result=True, result_serializer="json")
+def rollback(loop: str, to: str | None = None, why: str = "") -> dict[str, Any]:
+    """Go back to the version that served before, or to a version of your choice.
+
+    Args:
+        loop: Name of the loop.
+        to: Number of the version; left empty, the champion before the current one.
+        why: The reason, for the audit log and the alert.
+    """
+    config = find_loop(loop, Settings().loops_dir)
+    version = choose_rollback(config, to)
+    return asdict(release_version(config, version, name_of_asker(), why, action="rollback"))

@@ -1,0 +1,18 @@
+"""Keeps home from growing for ever."""
+
+from prefect import flow
+
+from configs.load import load_all_loops
+from configs.settings import Settings
+from tasks.upkeep import delete_checkpoints, delete_reports, purge_predictions
+
+
+@flow(name="upkeep", persist_result=True, result_serializer="json")
+def upkeep() -> dict[str, int]:
+    """Delete predictions, monitoring pages and checkpoints that are past their time."""
+    loops = load_all_loops(Settings().loops_dir)
+    return {
+        "predictions": sum(purge_predictions(loop) for loop in loops),
+        "reports": sum(delete_reports(loop) for loop in loops),
+        "checkpoints": delete_checkpoints(),
+    }

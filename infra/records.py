@@ -1,0 +1,63 @@
+"""What a flow found, as one JSON object and as lines for people."""
+
+from typing import Any
+
+from configs.settings import Settings
+from infra.running import FlowOutcome
+from tasks.core.errors import TransientError
+from tasks.stores.database import open_database
+from tasks.stores.ledger import Ledger
+
+
+def find_record(name: str, loop: str, outcome: FlowOutcome, settings: Settings) -> dict[str, Any]:
+    """Return a flow's result, from the ledger where the flow ran in another process and keeps none."""
+    record = outcome.result
+    ledger = Ledger(open_database(settings.database))
+    if record is None and name == "retrain":
+        row = ledger.retrain_by_flow_run(outcome.flow_run_id)
+        record = row.record if row else None
+    if record is None and name == "monitor":
+        reports = ledger.recent_reports(loop, 1)
+        record = reports[0].record if reports else None
+    if record is None:
+        raise TransientError(f"the {name} flow run {outcome.flow_run_id} left no result in {settings.root}")
+    return record
+
+
+def describe_record(name: str, record: dict[str, Any]) -> list[str]:
+    """Return what a person wants to read at the end of a flow."""
+    describe = {"retrain": _retrain, "monitor": _monitor, "score": _score, "release": _move, "rollback": _move}[name]
+    return describe(record)
+
+
+def _retrain(record: dict[str, Any]) -> list[str]:
+    if record["status"] == "skipped":
+        return [f"{record['loop']}: nothing new, nothing trained (--force trains all the same)"]
+    metrics, decision = record["metrics"], record["decision"]
+    low, high = metrics["accuracy_ci"]
+    lines = [
+        f"{record['loop']}: version {record['version']}, accuracy {metrics['accuracy']:.3f} [{low:.3f}, {high:.3f}], "
+        f"macro-F1 {metrics['macro_f1']:.3f}, ECE {metrics['ece']:.3f} on {metrics['n']} test rows"
+    ]
+    lines += [f"  {reason}" for reason in decision["reasons"]]
+    return [*lines, "the gate promotes it" if decision["promote"] else "the gate refuses it; the champion serves on"]
+
+
+def _monitor(record: dict[str, Any]) -> list[str]:
+    lines = [f"verdict {record['verdict']} on {record['window']['n']} texts"]
+    decision = record.get("decision") or {}
+    if decision:
+        lines.append(f"decision {decision['action']}: {decision['reason']}")
+    return [*lines, f"report {record['report_url']}"] if record.get("report_url") else lines
+
+
+def _score(record: dict[str, Any]) -> list[str]:
+    lines = [f"{record['n_scored']} rows scored with version {record['version']} in {record['seconds']:.1f} s"]
+    if record["rejected"]:
+        lines.append(f"{record['n_rejected']} rows rejected, with reasons: {record['rejected']}")
+    return lines
+
+
+def _move(record: dict[str, Any]) -> list[str]:
+    previous = f", before: version {record['previous']}" if record["previous"] else ""
+    return [f"version {record['version']} is {record['status']}: {record['reason']}{previous}"]

@@ -1,0 +1,37 @@
+"""Which version a loop goes back to, read from the history of its champion."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+
+class Move(Protocol):
+    """One row of the audit log, oldest first."""
+
+    @property
+    def action(self) -> str:
+        """What was done: promote, release, rollback or refuse."""
+
+    @property
+    def to_version(self) -> str | None:
+        """The version that became champion."""
+
+
+def find_previous_champion(moves: Iterable[Move], current: str) -> str | None:
+    """Return the version that served before the current one, or None when there was none.
+
+    A rollback takes the versions above its target off the history, so a second one goes further back and never returns
+    to the version that was just rolled back.
+    """
+    served: list[str] = []
+    for move in moves:
+        version = move.to_version
+        if version is None or move.action == "refuse":
+            continue
+        if move.action == "rollback" and version in served:
+            served = served[: len(served) - served[::-1].index(version)]
+        elif not served or served[-1] != version:
+            served.append(version)
+    if current in served:
+        served = served[: len(served) - served[::-1].index(current)]
+        return next((version for version in reversed(served[:-1]) if version != current), None)
+    return served[-1] if served else None

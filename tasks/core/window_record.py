@@ -1,0 +1,146 @@
+"""The record of one monitored window: what commands print, the ledger keeps and alerts say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from tasks.core.expectations import ExpectationResult
+from tasks.core.retraining import Decision
+from tasks.core.window_check import WindowCheck
+
+EFFECTS = {"outputs": "largest distance of a class's probabilities, 0–1", "embeddings": "mean discrepancy of texts"}
+
+
+def build_record(
+    loop: str,
+    report_id: str,
+    check: WindowCheck,
+    live: Sequence[ExpectationResult],
+    decision: Decision,
+    flow_run_id: str | None,
+    report_url: str | None,
+) -> dict[str, Any]:
+    """Return the JSON object of `evertune monitor --json`; `flow_run_id` is the retrain that began, if one did."""
+    measured, estimated = check.measured, check.estimated
+    return {
+        "loop": loop,
+        "report_id": report_id,
+        "version": check.version,
+        "verdict": check.verdict.word,
+        "reason": check.verdict.reason,
+        "since": _iso(check.verdict.since),
+        "window": {
+            "n": check.n,
+            "from": _iso(check.oldest),
+            "to": _iso(check.newest),
+            "groups": check.n_groups,
+            "is_vote": check.is_vote,
+        },
+        "tests": [asdict(test) for test in check.tests],
+        "accuracy": {
+            "measured": measured.accuracy if measured else None,
+            "interval": [measured.low, measured.high] if measured else None,
+            "estimated": estimated.accuracy if estimated else None,
+            "n_labelled": measured.n if measured else 0,
+        },
+        "shares": [asdict(share) for share in check.shares],
+        "live": [
+            {"reason": each.reason, "severity": each.severity, "success": each.success, "observed": each.observed}
+            for each in live
+        ],
+        "decision": {**asdict(decision), "flow_run_id": flow_run_id},
+        "report_url": report_url,
+    }
+
+
+def is_news(record: Mapping[str, Any], previous: Mapping[str, Any] | None) -> bool:
+    """Say whether a drift is worth an alert: new rows speak for it, or verdict or decision changed since last time."""
+    if record["verdict"] != "drift":
+        return False
+    if previous is None or record["window"]["is_vote"]:
+        return True
+    return (record["version"], "drift", record["decision"]["action"]) != (
+        previous["version"],
+        previous["verdict"],
+        previous["decision"]["action"],
+    )
+
+
+def render_decision(record: Mapping[str, Any]) -> str:
+    """Return the decision of a window as Markdown: verdict, tests, accuracy, what is done, and the link."""
+    window, decision = record["window"], record["decision"]
+    lines = [
+        f"## {record['loop']} version {record['version']}: {record['verdict']}",
+        "",
+        f"{record['reason']}. Decision: **{decision['action']}** – {decision['reason']}.",
+        "",
+        f"Window: {window['n']} texts of {window['groups']} groups, {window['from']} to {window['to']}.",
+        "",
+        "| test | p-value | effect | fires |",
+        "|---|---:|---:|---|",
+        *[_test_line(test) for test in record["tests"]],
+        "",
+        "| accuracy | value | rows |",
+        "|---|---:|---:|",
+        *_accuracy_lines(record),
+        "",
+        "| predicted label | reference | current |",
+        "|---|---:|---:|",
+        *[f"| {each['label']} | {each['reference']:.1%} | {each['current']:.1%} |" for each in record["shares"]],
+    ]
+    lines += [f"\nLive check failed: {each['reason']} ({each['observed']})" for each in _failed_checks(record)]
+    return "\n".join([*lines, "", f"[Report]({record['report_url']})" if record["report_url"] else ""])
+
+
+def describe_drift(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the payload of a drift alert: what, how bad in numbers, since when, and where to look."""
+    fired = [test for test in record["tests"] if test["fires"]]
+    worst = ", ".join(f"{test['name']} (p {test['p_value']:.3f}, effect {test['effect']:.2f})" for test in fired)
+    body = [
+        f"Version {record['version']} of {record['loop']} reads or answers other texts than it was judged on.",
+        "",
+        *[
+            f"- {test['name']}: p {test['p_value']:.3f}, {EFFECTS[test['name']]}: {test['effect']:.3f}"
+            for test in fired
+        ],
+        *[f"- accuracy {line}" for line in _accuracy_words(record)],
+        f"- window: {record['window']['n']} texts; {record['reason']}",
+        f"- since: {record['since']}",
+        f"- decision: {record['decision']['action']}: {record['decision']['reason']}",
+    ]
+    return {
+        "summary": f"{record['loop']}: drift since {record['since']}: {worst}",
+        "body": "\n".join(body),
+        "link": record["report_url"] or "",
+        **{key: record[key] for key in ("verdict", "since", "version", "tests", "accuracy", "decision", "report_id")},
+    }
+
+
+def _iso(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
+
+
+def _failed_checks(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return [each for each in record["live"] if not each["success"]]
+
+
+def _test_line(test: Mapping[str, Any]) -> str:
+    return f"| {test['name']} | {test['p_value']:.3f} | {test['effect']:.3f} | {'**yes**' if test['fires'] else 'no'} |"
+
+
+def _accuracy_lines(record: Mapping[str, Any]) -> list[str]:
+    accuracy, n = record["accuracy"], record["window"]["n"]
+    lines = []
+    if accuracy["measured"] is not None:
+        low, high = accuracy["interval"]
+        lines.append(f"| measured | {accuracy['measured']:.1%} [{low:.1%}, {high:.1%}] | {accuracy['n_labelled']} |")
+    if accuracy["estimated"] is not None:
+        lines.append(f"| estimated without labels | {accuracy['estimated']:.1%} | {n} |")
+    return lines
+
+
+def _accuracy_words(record: Mapping[str, Any]) -> list[str]:
+    return [
+        line.strip("| ").replace(" | ", ": ", 1).replace(" | ", " on ") + " rows" for line in _accuracy_lines(record)
+    ]

@@ -1,0 +1,201 @@
+"""Makes the service answer with a version, checked and reversible; the audit log keeps every move of the champion."""
+
+import getpass
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import httpx
+from filelock import FileLock, Timeout
+from prefect import runtime, task
+from prefect.cache_policies import NO_CACHE
+
+from configs.schema import Loop
+from configs.settings import Settings
+from tasks import alerts
+from tasks.core.champions import find_previous_champion
+from tasks.core.errors import DataError, TransientError
+from tasks.stores.database import open_database
+from tasks.stores.ledger import Action, Ledger
+from tasks.stores.model_registry import ModelRegistry, open_registry
+
+logger = logging.getLogger(__name__)
+LOCK_SECONDS = 300.0  # a release that loads a large model may hold the lock for minutes
+LOAD_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class ReleaseOutcome:
+    """What became of a release; `pending`: the alias moved, and the service takes it up when it runs."""
+
+    status: Literal["serving", "pending", "refused"]
+    version: str
+    previous: str | None
+    reason: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the service said to a version."""
+
+    status: Literal["serving", "pending", "refused"]
+    reason: str
+
+
+@task(task_run_name="release version {version} of {config.name}", persist_result=False, cache_policy=NO_CACHE)
+def release_version(
+    config: Loop,
+    version: str,
+    who: str,
+    why: str,
+    action: Literal["promote", "release", "rollback"] = "release",
+) -> ReleaseOutcome:
+    """Move the champion alias to a version and have the service check it and switch to it.
+
+    A refusal by the service moves the alias back, with an audit row and an alert. Raises DataError for an unknown
+    version.
+    """
+    started = time.perf_counter()
+    settings = Settings()
+    registry = open_registry(settings)
+    registry.get(config.name, version)
+    with _lock(config.name, settings):
+        champion = registry.find(config.name, "champion")
+        previous = champion.version if champion else None
+        move = Move(config.name, version, previous, who, why)
+        if previous != version:
+            move.make(registry, action)
+        answer = ask_service(config.name, version, settings)
+        if answer.status == "refused" and previous != version:
+            move.take_back(registry, answer.reason)
+    logger.info("version %s of %s: %s, %s", version, config.name, answer.status, answer.reason)
+    if answer.status == "refused":
+        alerts.emit("rollback", config.name, describe_refusal(move, answer.reason, settings))
+    elif action == "rollback":
+        alerts.emit("rollback", config.name, describe_rollback(move, settings))
+    return ReleaseOutcome(answer.status, version, previous, answer.reason, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class Move:
+    """The champion alias going from one version to another."""
+
+    loop: str
+    version: str
+    previous: str | None
+    who: str
+    why: str
+
+    def make(self, registry: ModelRegistry, action: Action) -> None:
+        """Point the alias to the new version and keep an audit row."""
+        registry.set_alias(self.loop, "champion", self.version)
+        self._audit(action, self.why, self.previous, self.version)
+
+    def take_back(self, registry: ModelRegistry, reason: str) -> None:
+        """Point the alias to the old version again, or to none, and keep an audit row."""
+        if self.previous is None:
+            registry.delete_alias(self.loop, "champion")
+        else:
+            registry.set_alias(self.loop, "champion", self.previous)
+        self._audit("rollback", f"the service refused version {self.version}: {reason}", self.version, self.previous)
+
+    def _audit(self, action: Action, why: str, from_version: str | None, to_version: str | None) -> None:
+        ledger = Ledger(open_database(Settings().database))
+        ledger.append_audit(self.loop, action, self.who, why, from_version, to_version, datetime.now(UTC))
+
+
+@task(task_run_name="choose the rollback of {config.name}", persist_result=False, cache_policy=NO_CACHE)
+def choose_rollback(config: Loop, to: str | None) -> str:
+    """Return the version to go back to: the one asked for, or the champion before the current one.
+
+    Raises DataError when there is no such version or no earlier champion.
+    """
+    settings = Settings()
+    registry = open_registry(settings)
+    if to is not None:
+        return registry.get(config.name, to).version
+    champion = registry.find(config.name, "champion")
+    if champion is None:
+        raise DataError(f"{config.name} has no champion to go back from; train one: evertune retrain {config.name}")
+    moves = Ledger(open_database(settings.database)).audit(config.name)
+    previous = find_previous_champion(moves, champion.version)
+    if previous is None:
+        versions = ", ".join(version.version for version in registry.list_versions(config.name))
+        raise DataError(
+            f"{config.name}: version {champion.version} is the first champion, so there is none to go back to; "
+            f"name one with --to (there are: {versions})"
+        )
+    return previous
+
+
+def ask_service(loop: str, version: str, settings: Settings) -> Answer:
+    """Ask the prediction service to check and serve a version."""
+    url = f"{settings.api}/v1/admin/loops/{loop}/release"
+    try:
+        headers = {"Authorization": f"Bearer {settings.read_operator_token()}"}
+        timeout = httpx.Timeout(LOAD_SECONDS, connect=5.0)
+        response = httpx.post(url, json={"version": version}, headers=headers, timeout=timeout)
+    except FileNotFoundError:
+        return Answer("pending", "no stack was started here yet; the service serves it when it starts")
+    except httpx.ConnectError:
+        return Answer("pending", f"the service at {settings.api} does not run; it serves the version when it starts")
+    except httpx.TransportError as error:
+        return Answer("pending", f"the service at {settings.api} did not answer ({type(error).__name__})")
+    return read_answer(response.status_code, response.text, _json(response))
+
+
+def read_answer(code: int, text: str, body: object) -> Answer:
+    """Return what an HTTP answer of the service means for the release."""
+    reason = str(body.get("reason", "")) if isinstance(body, dict) else ""
+    if code == httpx.codes.OK:
+        return Answer("serving", reason or "checks passed")
+    if code == httpx.codes.CONFLICT:
+        return Answer("refused", reason or text[:200])
+    return Answer("pending", f"the service answered {code}: {text[:200]}")
+
+
+def describe_refusal(move: Move, reason: str, settings: Settings) -> dict[str, str]:
+    """Return the alert about a version that the service would not serve."""
+    kept = f"version {move.previous} serves on" if move.previous else "no version serves"
+    return {
+        "summary": f"{move.loop}: version {move.version} was refused by the service, {kept}",
+        "body": f"**Reason:** {reason}\n\n**Wanted by:** {move.who} ({move.why})\n\nThe champion alias went back.",
+        "link": f"{settings.mlflow}/#/models/{move.loop}",
+    }
+
+
+def describe_rollback(move: Move, settings: Settings) -> dict[str, str]:
+    """Return the alert about a rollback that a person asked for."""
+    return {
+        "summary": f"{move.loop}: rolled back from version {move.previous} to version {move.version}",
+        "body": f"**By:** {move.who}\n\n**Why:** {move.why or 'no reason given'}",
+        "link": f"{settings.mlflow}/#/models/{move.loop}",
+    }
+
+
+def name_of_asker() -> str:
+    """Return who asked, for the audit log: the flow run, which Prefect keeps with its parameters, or the user."""
+    return f"flow run {runtime.flow_run.name}" if runtime.flow_run.name else getpass.getuser()
+
+
+@contextmanager
+def _lock(loop: str, settings: Settings) -> Iterator[None]:
+    folder = settings.root / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / f"{loop}.release.lock", timeout=LOCK_SECONDS):
+            yield
+    except Timeout as error:
+        raise TransientError(f"{loop}: another release holds the lock for more than {LOCK_SECONDS:.0f} s") from error
+
+
+def _json(response: httpx.Response) -> object:
+    try:
+        return response.json()
+    except ValueError:
+        return None

@@ -1,0 +1,259 @@
+"""The tables of the prediction log, the ledger and the API keys, and how they are opened, read and written."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    make_url,
+    text,
+)
+from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, InterfaceError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.types import TypeDecorator
+
+from configs.load import ConfigError
+from tasks.core.errors import TransientError
+
+BUSY_SECONDS = 10  # how long a writer waits for another one
+OPEN_SECONDS = 30
+CREATE_LOCK = 0x65767475  # PostgreSQL advisory lock: one process creates tables at a time
+
+metadata = MetaData()
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC datetimes in and out; SQLite, which knows no zones, holds them naive."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return what the database keeps."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"times in the database are aware (got {value!r} without a zone)")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return an aware datetime."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+predictions = Table(
+    "predictions",
+    metadata,
+    Column("prediction_id", String(64), primary_key=True),
+    Column("request_id", String(64), nullable=False),  # the prediction id of the call's first text
+    Column("at", UtcDateTime, nullable=False),
+    Column("loop", String(64), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("group", String(200)),
+    Column("label", String(200), nullable=False),
+    Column("score", Float, nullable=False),
+    Column("scores", JSON, nullable=False),
+    Column("n_tokens", Integer, nullable=False),
+    Column("truncated", Boolean, nullable=False),
+    Column("latency_ms", Float, nullable=False),
+    Column("key_id", String(64), nullable=False),
+    Index("predictions_by_time", "loop", "at"),
+    Index("predictions_by_key", "key_id", "at"),
+    Index("predictions_by_group", "group"),
+)
+
+# No foreign key: a label whose prediction was erased goes with it, in the same transaction.
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("prediction_id", String(64), primary_key=True),
+    Column("loop", String(64), nullable=False),
+    Column("label", String(200), nullable=False),
+    Column("labeller", String(200)),
+    Column("at", UtcDateTime, nullable=False),
+    Column("key_id", String(64), nullable=False),
+    Index("feedback_by_time", "loop", "at"),
+)
+
+# What erased and purged predictions had counted for, so that usage stays exact without their texts.
+past_usage = Table(
+    "past_usage",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("key_id", String(64), nullable=False),
+    Column("loop", String(64), nullable=False),
+    Column("day", String(10), nullable=False),
+    Column("requests", Integer, nullable=False),
+    Column("texts", Integer, nullable=False),
+    Index("past_usage_by_key", "key_id", "day"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("loop", String(64), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("who", String(200), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("from_version", String(64)),
+    Column("to_version", String(64)),
+    Index("audit_by_time", "loop", "at"),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("report_id", String(64), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("loop", String(64), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("verdict", String(16), nullable=False),
+    Column("fired", Boolean, nullable=False),
+    Column("record", JSON, nullable=False),
+    Index("reports_by_time", "loop", "at"),
+)
+
+retrains = Table(
+    "retrains",
+    metadata,
+    Column("flow_run_id", String(64), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("loop", String(64), nullable=False),
+    Column("started_by", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("version", String(64)),
+    Column("record", JSON, nullable=False),
+    Index("retrains_by_time", "loop", "at"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", String(64), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("secret_sha256", String(64), nullable=False, unique=True),
+    Column("loops", JSON),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime),
+)
+
+
+def open_database(url: str) -> Engine:
+    """Return an engine whose tables exist; several processes may open the same database at once.
+
+    SQLite: write-ahead log with synchronous=NORMAL, so a committed row outlives a kill of the process (after a power
+    cut the last commits may be missing, the file is whole). Raises TransientError when the database is out of reach.
+    """
+    engine = _make_engine(url)
+    file = _sqlite_file(url)
+    if file is None:
+        _create_tables(engine)
+        return engine
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{file}.lock", timeout=OPEN_SECONDS):
+            with reading(engine) as connection:
+                mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+            if mode != "wal":
+                _switch_to_wal(engine)
+            _create_tables(engine)
+    except Timeout as error:
+        raise TransientError(f"{file}.lock: held by another process for {OPEN_SECONDS} s") from error
+    return engine
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection for reading; raises TransientError when the database does not answer."""
+    with _transient_errors(engine), engine.connect() as connection:
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection inside one write transaction, committed at the end; raises as `reading` does."""
+    with _transient_errors(engine), engine.execution_options(writes=True).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def _transient_errors(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except (IntegrityError, ProgrammingError, DataError):
+        raise
+    except (DatabaseError, InterfaceError, PoolTimeoutError) as error:
+        cause = getattr(error, "orig", None) or error
+        raise TransientError(f"{engine.url.render_as_string()}: {cause}") from error
+
+
+def _make_engine(url: str) -> Engine:
+    if make_url(url).get_backend_name() != "sqlite":
+        options = {"connect_timeout": 5, "options": "-c timezone=UTC -c statement_timeout=60000"}
+        return create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=options)
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
+    event.listen(engine, "connect", _set_pragmas)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _set_pragmas(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin(connection: Connection) -> None:
+    # A writer that starts with a read and upgrades would fail at once instead of waiting for its turn.
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _switch_to_wal(engine: Engine) -> None:
+    raw = engine.raw_connection()
+    try:
+        raw.cursor().execute("PRAGMA journal_mode=WAL")
+    finally:
+        raw.close()
+
+
+def _create_tables(engine: Engine) -> None:
+    with writing(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CREATE_LOCK})
+        metadata.create_all(connection)
+
+
+def _sqlite_file(url: str) -> Path | None:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return None
+    if not parsed.database or parsed.database == ":memory:":
+        raise ConfigError(f"{url}: SQLite needs a file, several processes share it (for example sqlite:///evertune.db)")
+    return Path(parsed.database)

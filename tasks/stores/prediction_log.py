@@ -1,0 +1,235 @@
+"""Every answered text with what was said about it; labels that come back later join by prediction id."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import pandas as pd
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, delete, func, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from tasks.core.errors import DataError
+from tasks.stores.database import feedback, past_usage, predictions, reading, writing
+
+FeedbackOutcome = Literal["recorded", "repeated", "conflict", "unknown"]
+WINDOW_COLUMNS = (
+    "prediction_id",
+    "at",
+    "version",
+    "text",
+    "group",
+    "label",
+    "score",
+    "n_tokens",
+    "truncated",
+    "key_id",
+)
+USAGE_COLUMNS = ["key_id", "loop", "day", "requests", "texts"]
+
+
+@dataclass(frozen=True)
+class LoggedPrediction:
+    """One answered text as it is kept; `text` is already redacted."""
+
+    prediction_id: str
+    at: datetime
+    loop: str
+    version: str
+    stage: str
+    text: str
+    group: str | None
+    label: str
+    score: float
+    scores: dict[str, float]
+    n_tokens: int
+    truncated: bool
+    latency_ms: float
+    key_id: str
+    request_id: str | None = None  # prediction id of the call's first text; None: this text was a call of its own
+
+
+class PredictionLog:
+    """Predictions and their feedback in a database of `open_database`. Thread-safe."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def append(self, rows: Sequence[LoggedPrediction]) -> None:
+        """Keep all rows or none, committed when this returns; raises TransientError when it cannot."""
+        if not rows:
+            return
+        values = [vars(row) | {"request_id": row.request_id or row.prediction_id} for row in rows]
+        with writing(self._engine) as connection:
+            connection.execute(insert(predictions), values)
+
+    def read_window(
+        self, loop: str, *, max_rows: int, since: datetime | None = None, until: datetime | None = None
+    ) -> pd.DataFrame:
+        """Return the newest rows with since <= at < until, oldest first, and the label that feedback gave, if any.
+
+        Columns: prediction_id, at, version, text, group (the prediction id where the caller named none), label, score,
+        `p_<label>` per class, n_tokens, truncated, key_id, gold and gold_at (None and NaT without feedback).
+        """
+        query = (
+            select(predictions, feedback.c.label.label("gold"), feedback.c.at.label("gold_at"))
+            .select_from(predictions.outerjoin(feedback, feedback.c.prediction_id == predictions.c.prediction_id))
+            .where(predictions.c.loop == loop, *_between(predictions.c.at, since, until))
+            .order_by(predictions.c.at.desc(), predictions.c.prediction_id.desc())
+            .limit(max_rows)
+        )
+        with reading(self._engine) as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        return _window_frame(rows[::-1])
+
+    def read_prediction(self, prediction_id: str) -> LoggedPrediction | None:
+        """Return one kept row, or None when there is none of this id."""
+        with reading(self._engine) as connection:
+            row = connection.execute(_by_id(prediction_id)).mappings().one_or_none()
+        return None if row is None else LoggedPrediction(**row)
+
+    def record_feedback(
+        self, prediction_id: str, label: str, labeller: str | None, at: datetime, key_id: str
+    ) -> FeedbackOutcome:
+        """Keep the true label of a prediction.
+
+        `repeated`: this very label was there. `conflict`: another label was, and stays. `unknown`: no such prediction.
+        """
+        try:
+            with writing(self._engine) as connection:
+                return _record_feedback(connection, prediction_id, label, labeller, at, key_id)
+        except IntegrityError:  # another process recorded between our look and our write
+            with writing(self._engine) as connection:
+                return _record_feedback(connection, prediction_id, label, labeller, at, key_id)
+
+    def labelled_rows(self, loop: str) -> pd.DataFrame:
+        """Return rows to train on: every prediction with feedback, its label being the feedback's, oldest first.
+
+        Columns: row_id, text, label, group, source, observed_at, rating. Equal texts without a group share one.
+        """
+        query = (
+            select(predictions, feedback.c.label.label("gold"))
+            .join(feedback, feedback.c.prediction_id == predictions.c.prediction_id)
+            .where(predictions.c.loop == loop)
+            .order_by(predictions.c.at, predictions.c.prediction_id)
+        )
+        with reading(self._engine) as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        return _row_frame(rows)
+
+    def count_labels(self, loop: str, since: datetime | None = None) -> int:
+        """Return how many labels came back, counting from a time of feedback on."""
+        query = select(func.count()).where(feedback.c.loop == loop, *_between(feedback.c.at, since, None))
+        with reading(self._engine) as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def erase(self, *, prediction_id: str | None = None, key_id: str | None = None, group: str | None = None) -> int:
+        """Delete the predictions that fit every given criterion, with their feedback; return how many went.
+
+        What they counted for stays in `usage`. Raises DataError without any criterion.
+        """
+        wanted = {"prediction_id": prediction_id, "key_id": key_id, "group": group}
+        criteria = [predictions.c[name] == value for name, value in wanted.items() if value is not None]
+        if not criteria:
+            raise DataError("erase: name a prediction_id, a key_id or a group; nothing was erased")
+        return self._delete(and_(*criteria))
+
+    def purge(self, before: datetime, loop: str | None = None) -> int:
+        """Delete predictions older than a time, of one loop or all, with their feedback; return how many. Usage stays."""
+        older = predictions.c.at < before
+        return self._delete(older if loop is None else and_(older, predictions.c.loop == loop))
+
+    def usage(self, key_id: str | None, since: datetime, until: datetime) -> pd.DataFrame:
+        """Return requests and texts per key, loop and UTC day of since <= day < until; key_id None means every key."""
+        with reading(self._engine) as connection:
+            rows = list(connection.execute(_usage_query(and_(*_between(predictions.c.at, since, until)), key_id)))
+            rows += list(connection.execute(_past_usage_query(key_id, since, until)))
+        frame = pd.DataFrame([(*row[:2], str(row[2]), *row[3:]) for row in rows], columns=USAGE_COLUMNS)
+        summed = frame.groupby(USAGE_COLUMNS[:3], as_index=False)[USAGE_COLUMNS[3:]].sum()
+        return summed.sort_values(["day", "key_id", "loop"], ignore_index=True)
+
+    def _delete(self, criterion: ColumnElement[bool]) -> int:
+        with writing(self._engine) as connection:
+            counted = [dict(row) for row in connection.execute(_usage_query(criterion, None)).mappings()]
+            if not counted:
+                return 0
+            connection.execute(insert(past_usage), [row | {"day": str(row["day"])} for row in counted])
+            doomed = select(predictions.c.prediction_id).where(criterion)
+            connection.execute(delete(feedback).where(feedback.c.prediction_id.in_(doomed)))
+            connection.execute(delete(predictions).where(criterion))
+        return sum(row["texts"] for row in counted)
+
+
+def _between(column: ColumnElement[Any], since: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
+    criteria = [] if since is None else [column >= since]
+    return criteria if until is None else [*criteria, column < until]
+
+
+def _by_id(prediction_id: str) -> Select[Any]:
+    return select(predictions).where(predictions.c.prediction_id == prediction_id)
+
+
+def _record_feedback(
+    connection: Connection, prediction_id: str, label: str, labeller: str | None, at: datetime, key_id: str
+) -> FeedbackOutcome:
+    predicted = connection.execute(_by_id(prediction_id)).mappings().one_or_none()
+    if predicted is None:
+        return "unknown"
+    known = select(feedback.c.label).where(feedback.c.prediction_id == prediction_id)
+    kept = connection.execute(known).scalar_one_or_none()
+    if kept is not None:
+        return "repeated" if kept == label else "conflict"
+    values = {"prediction_id": prediction_id, "loop": predicted["loop"], "label": label, "labeller": labeller}
+    connection.execute(insert(feedback), [values | {"at": at, "key_id": key_id}])
+    return "recorded"
+
+
+def _usage_query(criterion: ColumnElement[bool], key_id: str | None) -> Select[Any]:
+    columns = predictions.c
+    day = func.date(columns.at)
+    requests = func.sum(case((columns.request_id == columns.prediction_id, 1), else_=0))
+    query = select(
+        columns.key_id, columns.loop, day.label("day"), requests.label("requests"), func.count().label("texts")
+    )
+    query = query.where(criterion).group_by(columns.key_id, columns.loop, day)
+    return query if key_id is None else query.where(columns.key_id == key_id)
+
+
+def _past_usage_query(key_id: str | None, since: datetime, until: datetime) -> Select[Any]:
+    columns = past_usage.c
+    query = select(columns.key_id, columns.loop, columns.day, columns.requests, columns.texts)
+    first, last = (moment.astimezone(UTC).date().isoformat() for moment in (since, until - timedelta(microseconds=1)))
+    query = query.where(columns.day.between(first, last))
+    return query if key_id is None else query.where(columns.key_id == key_id)
+
+
+def _window_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=[*WINDOW_COLUMNS])
+    labels = sorted({label for row in rows for label in row["scores"]})
+    for label in labels:
+        frame[f"p_{label}"] = pd.Series([row["scores"].get(label) for row in rows], dtype="float64")
+    frame["group"] = [row["group"] or row["prediction_id"] for row in rows]
+    frame["gold"] = pd.Series([row["gold"] for row in rows], dtype=object)
+    for name, values in {"at": [row["at"] for row in rows], "gold_at": [row["gold_at"] for row in rows]}.items():
+        frame[name] = pd.Series(values, dtype="datetime64[us, UTC]")
+    return frame.astype({"score": "float64", "n_tokens": "int64", "truncated": "bool"})
+
+
+def _row_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    columns: dict[str, Any] = {
+        "row_id": [f"feedback:{row['prediction_id']}" for row in rows],
+        "text": [row["text"] for row in rows],
+        "label": [row["gold"] for row in rows],
+        "group": [row["group"] or _group_of_text(row["text"]) for row in rows],
+        "source": ["feedback"] * len(rows),
+    }
+    frame = pd.DataFrame({name: pd.Series(values, dtype="str") for name, values in columns.items()})
+    frame["observed_at"] = pd.Series([row["at"] for row in rows], dtype="datetime64[us, UTC]")
+    frame["rating"] = pd.Series([float("nan")] * len(rows), dtype="float64")
+    return frame
+
+
+def _group_of_text(text: str) -> str:
+    normalised = " ".join(text.casefold().split())
+    return f"text:{hashlib.sha256(normalised.encode()).hexdigest()[:16]}"

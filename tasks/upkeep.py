@@ -1,0 +1,58 @@
+"""Deletes what is past its time: logged predictions, monitoring pages, checkpoints."""
+
+import logging
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from configs.schema import Loop
+from configs.settings import Settings
+from tasks.stores.database import open_database
+from tasks.stores.prediction_log import PredictionLog
+
+logger = logging.getLogger(__name__)
+CHECKPOINT_DAYS = 7  # a killed retrain that nobody continued for a week
+
+
+@task(task_run_name="purge predictions of {config.name}", persist_result=False, cache_policy=NO_CACHE)
+def purge_predictions(config: Loop) -> int:
+    """Delete a loop's predictions and their feedback beyond serving.retention_days; return how many."""
+    before = datetime.now(UTC) - timedelta(days=config.serving.retention_days)
+    n_deleted = PredictionLog(open_database(Settings().database)).purge(before, config.name)
+    logger.info("%s: %d predictions older than %d days deleted", config.name, n_deleted, config.serving.retention_days)
+    return n_deleted
+
+
+@task(task_run_name="delete old reports of {config.name}", persist_result=False, cache_policy=NO_CACHE)
+def delete_reports(config: Loop) -> int:
+    """Delete a loop's monitoring pages beyond serving.retention_days; return how many."""
+    folder = Settings().root / "reports" / config.name
+    return delete_older(folder, datetime.now(UTC) - timedelta(days=config.serving.retention_days))
+
+
+@task(task_run_name="delete old checkpoints", persist_result=False, cache_policy=NO_CACHE)
+def delete_checkpoints() -> int:
+    """Delete checkpoints of training runs that nobody continued; return how many folders went."""
+    loops = sorted((Settings().root / "checkpoints").glob("*"))
+    before = datetime.now(UTC) - timedelta(days=CHECKPOINT_DAYS)
+    return sum(delete_older(folder, before) for folder in loops if folder.is_dir())
+
+
+def delete_older(folder: Path, before: datetime) -> int:
+    """Delete the entries of a folder in which nothing changed since a time; return how many."""
+    old = [entry for entry in sorted(folder.glob("*")) if _changed_at(entry) < before]
+    for entry in old:
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+        logger.info("deleted %s", entry)
+    return len(old)
+
+
+def _changed_at(entry: Path) -> datetime:
+    newest = max(path.stat().st_mtime for path in (entry, *entry.rglob("*")))
+    return datetime.fromtimestamp(newest, UTC)

@@ -1,0 +1,70 @@
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from configs.load import ConfigError
+from tasks.core.errors import TransientError
+from tasks.stores.api_keys import ApiKeys
+from tasks.stores.database import open_database, reading
+
+OPEN_AND_WRITE = """
+import sys
+from datetime import UTC, datetime
+from tasks.stores.api_keys import ApiKeys
+from tasks.stores.database import open_database
+keys = ApiKeys(open_database(sys.argv[1]))
+for number in range(20):
+    keys.create(f"key {number}", None, datetime.now(UTC))
+"""
+
+
+def test_several_processes_open_and_write_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/new/evertune.db"
+    command = [sys.executable, "-c", OPEN_AND_WRITE, url]
+    children = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    errors = [child.communicate(timeout=60)[1] for child in children]
+    assert errors == [""] * 4
+    assert len(ApiKeys(open_database(url)).list()) == 80
+
+
+def test_sqlite_is_set_to_survive_a_kill(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path}/evertune.db")
+    with reading(engine) as connection:
+        pragmas = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("journal_mode", "synchronous")
+        ]
+    assert pragmas == ["wal", 1]
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_memory_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="SQLite needs a file"):
+        open_database(url)
+
+
+def test_an_unreachable_server_is_transient_and_its_password_stays_secret() -> None:
+    with pytest.raises(TransientError, match=r"evertune:\*\*\*@127.0.0.1:9/") as caught:
+        open_database("postgresql+psycopg://evertune:hunter2@127.0.0.1:9/evertune")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_keys_live_and_end(tmp_path: Path) -> None:
+    keys = ApiKeys(open_database(f"sqlite:///{tmp_path}/evertune.db"))
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    key, secret = keys.create("shop", ["mood"], now)
+    everywhere, _ = keys.create("all", None, now)
+    assert secret.startswith("evt_")
+    assert len(secret) > 40
+    assert keys.find(secret, now) == key
+    assert keys.find("evt_wrong", now) is None
+    assert keys.find("\ud800", now) is None
+    assert (key.may_use("mood"), key.may_use("other"), everywhere.may_use("other")) == (True, False, True)
+    assert keys.revoke(key.key_id, now)
+    assert not keys.revoke(key.key_id, now)
+    assert not keys.revoke("key_nobody", now)
+    assert keys.find(secret, now) is None
+    assert {each.name: each.revoked_at for each in keys.list()} == {"shop": now, "all": None}
+    assert secret.encode() not in (tmp_path / "evertune.db").read_bytes() + (tmp_path / "evertune.db-wal").read_bytes()

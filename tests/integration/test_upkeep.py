@@ -1,0 +1,67 @@
+"""What is past its time goes, and nothing else."""
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from configs.load import find_loop
+from configs.settings import Settings
+from tasks.stores.database import open_database
+from tasks.stores.prediction_log import PredictionLog
+from tasks.upkeep import delete_checkpoints, delete_older, delete_reports, purge_predictions
+from tests.support.monitored import make_predictions, make_texts
+from tests.support.toy_loop import write_toy_loop
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERTUNE_HOME", str(tmp_path / "home"))
+
+
+def age(path: Path, days: float) -> None:
+    then = (NOW - timedelta(days=days)).timestamp()
+    os.utime(path, (then, then))
+
+
+def test_predictions_beyond_retention_go_and_other_loops_stay(tmp_path: Path) -> None:
+    write_toy_loop(tmp_path / "loops")
+    toy = find_loop("toy", tmp_path / "loops", ["serving.retention_days=10"])
+    log = PredictionLog(open_database(Settings().database))
+    old = NOW - timedelta(days=11)
+    log.append(make_predictions(make_texts(3), seed=1, start=old))
+    log.append(make_predictions(make_texts(2), seed=2, start=NOW - timedelta(days=9)))
+    log.append(make_predictions(make_texts(4), seed=3, start=old, loop="other"))
+    assert purge_predictions.fn(toy) == 3
+    assert len(log.read_window("toy", max_rows=10)) == 2
+    assert len(log.read_window("other", max_rows=10)) == 4
+
+
+def test_a_folder_is_as_old_as_its_newest_file(tmp_path: Path) -> None:
+    for name, days in (("stale", 8.0), ("resumed", 1.0)):
+        folder = tmp_path / "home" / "checkpoints" / "toy" / name
+        folder.mkdir(parents=True)
+        (folder / "weights.safetensors").touch()
+        age(folder / "weights.safetensors", days)
+        age(folder, 8.0)
+    assert delete_checkpoints.fn() == 1
+    assert [path.name for path in (tmp_path / "home" / "checkpoints" / "toy").iterdir()] == ["resumed"]
+
+
+def test_old_reports_go(tmp_path: Path) -> None:
+    write_toy_loop(tmp_path / "loops")
+    toy = find_loop("toy", tmp_path / "loops", ["serving.retention_days=10"])
+    folder = tmp_path / "home" / "reports" / "toy"
+    folder.mkdir(parents=True)
+    for name, days in (("old.html", 11.0), ("new.html", 9.0)):
+        (folder / name).touch()
+        age(folder / name, days)
+    assert delete_reports.fn(toy) == 1
+    assert [path.name for path in folder.iterdir()] == ["new.html"]
+
+
+def test_a_missing_folder_has_nothing_old(tmp_path: Path) -> None:
+    assert delete_older(tmp_path / "nowhere", NOW) == 0
