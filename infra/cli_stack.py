@@ -1,5 +1,6 @@
-"""`evertune up`, `down` and `status`: the servers as one thing."""
+"""`evertune up`, `down`, `status` and `demo`: the servers as one thing."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from infra.output import JsonOption, Output
 
 def add_to(app: typer.Typer) -> None:
     """Give an application the commands of this module."""
-    for command in (up, down, status):
+    for command in (up, down, status, demo):
         app.command()(command)
 
 
@@ -74,3 +75,19 @@ def status(as_json: JsonOption = False) -> None:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Where the figures go, as JSON")] = Path("demo.json"),
+) -> None:
+    """Watch the loop close on real text: drift, an alert, labels, a retrain by itself, a release. About ten minutes.
+
+    It runs a stack of its own on free ports, in the folder `demo` of the home, and stops it at the end. Exit code 0 only
+    if every step was observed and no request failed.
+
+        evertune demo                        evertune demo --output /tmp/demo.json
+    """
+    from infra.demo.story import run_demo
+    from infra.preflight import read_settings
+
+    raise typer.Exit(run_demo(read_settings(), output, _say))

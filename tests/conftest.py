@@ -1,6 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as every process of the stack: servers and tests share the cores
 
 TESTS = Path(__file__).parent
 

@@ -7,6 +7,7 @@ import uvicorn
 
 from configs.load import ConfigError
 from configs.settings import Settings
+from infra.preflight import read_settings
 from infra.serving.app import create_app
 from infra.serving.slots import Registry
 from tasks.core.errors import TransientError
@@ -18,8 +19,8 @@ def main() -> int:
     """Serve until a signal; return 2 for a wrong configuration and 1 when the database cannot be opened."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per look at the registry
-    settings = Settings()
     try:
+        settings = read_settings()
         app = create_app(settings, lambda: _open_registry(settings))
     except (ConfigError, TransientError) as error:
         print(error, file=sys.stderr)

@@ -15,7 +15,6 @@ from tasks.stores.api_keys import ApiKeys
 KEY_CACHE_SECONDS = 5.0  # how long a revoked key may still answer
 KEY_CACHE_SIZE = 10_000
 SESSION_SECONDS = 12 * 3600
-SESSION_COOKIE = "evertune_session"
 OPERATOR = "operator"
 
 
@@ -34,7 +33,8 @@ class Caller:
 class Access:
     """Checks keys, the operator token and sessions. Secrets are compared in constant time and never kept."""
 
-    def __init__(self, keys: ApiKeys, operator_token: str) -> None:
+    def __init__(self, keys: ApiKeys, operator_token: str, cookie: str) -> None:
+        self.cookie = cookie  # named after the port: browsers share cookies among the ports of a host
         self._keys = keys
         self._token = operator_token.encode()
         self._known: dict[bytes, tuple[float, Caller]] = {}
@@ -76,14 +76,14 @@ class Access:
 
     def has_session(self, request: Request) -> bool:
         """Say whether the request carries a valid session."""
-        expiry, _, signature = request.cookies.get(SESSION_COOKIE, "").partition(".")
+        expiry, _, signature = request.cookies.get(self.cookie, "").partition(".")
         if not hmac.compare_digest(signature.encode(), self._sign("session", expiry).encode()):
             return False
         return expiry.isdigit() and int(expiry) > time.time()
 
     def form_token(self, request: Request) -> str:
         """Return the token that a form of this session carries, against requests forged by other sites."""
-        return self._sign("form", request.cookies.get(SESSION_COOKIE, ""))
+        return self._sign("form", request.cookies.get(self.cookie, ""))
 
     def is_form_token(self, request: Request, token: str) -> bool:
         """Say whether a form came from a page of this session."""

@@ -29,6 +29,7 @@ from infra.serving.slots import Answered, Asked, Slot, new_prediction_id
 from tasks.stores.prediction_log import PredictionLog
 
 WhoCalls = Annotated[Caller, Depends(caller_of)]
+EARLIEST = date(2020, 1, 1)  # before the first prediction of any stack
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemAnswer, "description": description}
     for status, description in {
@@ -204,8 +205,8 @@ def describe_loop(slot: Slot) -> LoopInfo:
 async def read_usage(
     request: Request,
     caller: WhoCalls,
-    since: Annotated[date | None, Query(description="First UTC day; 30 days ago by default")] = None,
-    until: Annotated[date | None, Query(description="Last UTC day; today by default")] = None,
+    since: Annotated[date | None, Query(description="First UTC day; 30 days ago by default", ge=EARLIEST)] = None,
+    until: Annotated[date | None, Query(description="Last UTC day; today by default", ge=EARLIEST)] = None,
 ) -> list[UsageRow]:
     """Return what this key used per loop and UTC day, counted from the prediction log itself."""
     today = datetime.now(UTC).date()

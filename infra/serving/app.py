@@ -31,18 +31,23 @@ DESCRIPTION = "Labels texts with fine-tuned models that are kept true to today's
 
 
 def create_app(settings: Settings, open_registry: Callable[[], Registry]) -> FastAPI:
-    """Return the service; it starts its engines when the server does."""
+    """Return the service; it starts its engines when the server does.
+
+    Raises ConfigError for a wrong loop file or a missing operator token, TransientError when the database is not there.
+    """
+
+    service = Service(settings, open_registry)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service(settings, open_registry)
-        await app.state.service.start()
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
         yield
-        await app.state.service.stop()
+        await service.stop()
 
     app = FastAPI(
         title="Evertune", version="1", description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
     )
+    app.state.service = service
     for router in (api.router, admin.router, admin.health, pages.router):
         app.include_router(router)
     app.mount("/static", pages.static_files(), name="static")
@@ -50,6 +55,7 @@ def create_app(settings: Settings, open_registry: Callable[[], Registry]) -> Fas
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_exception_handler(RequestValidationError, answer_invalid)
     app.add_exception_handler(TransientError, _answer_transient)
+    app.add_exception_handler(Exception, _answer_failure)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(Observed)
     return app
@@ -59,6 +65,11 @@ async def _answer_transient(request: Request, problem: Exception) -> Response:
     """Say that a store did not answer: nothing was promised, so the caller may try again."""
     logger.error("%s: %s", request.url.path, problem)
     return await answer_problem(request, not_ready("the service could not keep its records; try again"))
+
+
+async def _answer_failure(_request: Request, _problem: Exception) -> Response:
+    """Say that the fault is ours; the server logs the trace."""
+    return render(500, "internal", "the service failed on this request; nothing was recorded")
 
 
 class BodyLimit:

@@ -6,7 +6,6 @@ and database run in a thread that releases the interpreter lock.
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ Answer = TypeVar("Answer")
 @dataclass
 class _Waiting(Generic[Item, Answer]):
     items: Sequence[Item]
-    deadline: float
+    taken: bool = field(default=False, init=False)
     answered: "asyncio.Future[list[Answer]]" = field(repr=False)
 
 
@@ -49,6 +48,7 @@ class MicroBatcher(Generic[Item, Answer]):
         self._arrived = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._runner: asyncio.Task[None] | None = None
+        self._stopping = False
         self.num_waiting = 0
 
     def start(self) -> None:
@@ -57,28 +57,35 @@ class MicroBatcher(Generic[Item, Answer]):
 
     async def stop(self) -> None:
         """Answer what waits, then stop."""
-        while self._waiting:
-            await asyncio.sleep(0.01)
+        self._stopping = True
+        self._arrived.set()
         if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.gather(self._runner, return_exceptions=True)
+            await self._runner
         await asyncio.to_thread(self._executor.shutdown)
 
     async def answer(self, items: Sequence[Item]) -> list[Answer]:
         """Return one answer per item; raises the 503 problem when the queue is full or the deadline passed."""
-        if self.num_waiting + len(items) > self._max_queue:
+        if self.num_waiting and self.num_waiting + len(items) > self._max_queue:
             raise not_ready(f"{self.num_waiting} texts are waiting, {self._max_queue} is the limit")
-        waiting: _Waiting[Item, Answer] = _Waiting(
-            items, time.monotonic() + self._timeout_seconds, asyncio.get_running_loop().create_future()
-        )
+        loop = asyncio.get_running_loop()
+        waiting: _Waiting[Item, Answer] = _Waiting(items, loop.create_future())
         self._waiting.append(waiting)
         self.num_waiting += len(items)
         self._arrived.set()
-        return await waiting.answered
+        timer = loop.call_later(self._timeout_seconds, self._expire, waiting)
+        try:
+            return await waiting.answered
+        finally:
+            timer.cancel()
+
+    def _expire(self, waiting: _Waiting[Item, Answer]) -> None:
+        # What the engine has begun is about to be logged: its caller gets the answer, however late.
+        if not waiting.taken and not waiting.answered.done():
+            waiting.answered.set_exception(not_ready(f"no answer within {self._timeout_seconds:g} s"))
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        while self._waiting or not self._stopping:
             await self._arrived.wait()
             batch = self._take()
             if not batch:
@@ -95,20 +102,18 @@ class MicroBatcher(Generic[Item, Answer]):
             _deliver(batch, answers)
 
     def _take(self) -> list[_Waiting[Item, Answer]]:
-        """Return the requests of the next batch, in order of arrival; those past their deadline are told so."""
+        """Return the requests of the next batch, in order of arrival."""
         batch: list[_Waiting[Item, Answer]] = []
         num_items = 0
         while self._waiting and (not batch or num_items + len(self._waiting[0].items) <= self._max_batch):
             waiting = self._waiting.popleft()
             self.num_waiting -= len(waiting.items)
-            if waiting.answered.done():  # the caller went away
+            if waiting.answered.done():  # its deadline passed, or the caller went away
                 continue
-            if time.monotonic() > waiting.deadline:
-                waiting.answered.set_exception(not_ready(f"no answer within {self._timeout_seconds:g} s"))
-                continue
+            waiting.taken = True
             batch.append(waiting)
             num_items += len(waiting.items)
-        if not self._waiting:
+        if not self._waiting and not self._stopping:
             self._arrived.clear()
         return batch
 

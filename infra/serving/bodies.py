@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from tasks.core.scorable import CONTROL
+
 MAX_FEEDBACK_ITEMS = 1000
-ALLOWED_CONTROLS = "\t\n\r"
 
 
 def check_unicode(value: str) -> str:
@@ -16,20 +17,26 @@ def check_unicode(value: str) -> str:
     return value
 
 
+def check_name(value: str) -> str:
+    """Return a string that can be stored and shown; raises ValueError for one with control characters."""
+    check_unicode(value)
+    control = CONTROL.search(value)
+    if control is not None:
+        at = control.start()
+        raise ValueError(f"holds a control character at position {at}; only tab and line breaks are accepted")
+    return value
+
+
 def check_text(text: str) -> str:
     """Return a text that a model can be asked about; raises ValueError for an empty one or control characters."""
-    check_unicode(text)
     if not text.strip():
         raise ValueError("is empty; accepted is text of at least one visible character")
-    position = next((i for i, c in enumerate(text) if (c < " " or c == "\x7f") and c not in ALLOWED_CONTROLS), None)
-    if position is not None:
-        raise ValueError(f"holds a control character at position {position}; only tab and line breaks are accepted")
-    return text
+    return check_name(text)
 
 
 Text = Annotated[str, AfterValidator(check_text)]
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(check_unicode)]
-PredictionId = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_unicode)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(check_name)]
+PredictionId = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_name)]
 
 
 class Body(BaseModel):
@@ -116,8 +123,8 @@ class FeedbackRequest(Body):
         extra="forbid",
         json_schema_extra={
             "examples": [
-                {"prediction_id": "0198c2…", "label": "negative", "labeller": "ana"},
-                {"items": [{"prediction_id": "0198c2…", "label": "positive"}]},
+                {"prediction_id": "0198c2a57b1e4f0d9c3a6b8e2d714f05", "label": "negative", "labeller": "ana"},
+                {"items": [{"prediction_id": "0198c2a57b1e4f0d9c3a6b8e2d714f05", "label": "positive"}]},
             ]
         },
     )

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from infra.serving.access import OPERATOR, SESSION_COOKIE, SESSION_SECONDS, Caller
+from infra.serving.access import OPERATOR, SESSION_SECONDS, Caller
 from infra.serving.api import answer, raise_for_status, record_feedback
 from infra.serving.bodies import FeedbackItem, PredictInput
 from infra.serving.problems import ApiProblem, describe_errors
@@ -25,8 +25,12 @@ from tasks.stores.snapshots import SnapshotStore
 HERE = Path(__file__).parent
 ALL = Caller(OPERATOR, None)
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-REPORT_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'none'"
-PAGE_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
+# A report runs its own scripts, so it runs them in a sandbox: without our origin, cookies, forms or network.
+REPORT_POLICY = (
+    "sandbox allow-scripts allow-popups allow-downloads; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' "
+    "blob:; worker-src blob:; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; form-action 'none'"
+)
+PAGE_POLICY = "default-src 'self'; form-action 'self'; frame-ancestors 'none'"
 RECENT = 20
 
 router = APIRouter(include_in_schema=False)
@@ -57,7 +61,7 @@ async def log_in(request: Request) -> Response:
     target = wanted if wanted.startswith("/") and not wanted.startswith(("//", "/\\")) else "/"
     response = RedirectResponse(target, status_code=303)
     response.set_cookie(
-        SESSION_COOKIE,
+        access.cookie,
         access.open_session(),
         max_age=SESSION_SECONDS,
         httponly=True,
@@ -71,7 +75,7 @@ async def log_in(request: Request) -> Response:
 async def log_out(request: Request) -> Response:
     """End the session."""
     response = RedirectResponse("/login", status_code=303)
-    response.delete_cookie(SESSION_COOKIE)
+    response.delete_cookie(service_of(request).access.cookie)
     return response
 
 

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse, Response
 
 SHOWN_PROBLEMS = 5
+SHOWN_CHARS = 40  # of a key that the caller made up: it may be a text
 
 
 class ApiProblem(HTTPException):
@@ -64,7 +65,8 @@ def describe_errors(errors: Sequence[Any]) -> str:
 
 
 def _place(place: Sequence[str | int]) -> str:
-    return ".".join(str(step) for step in place if step != "body") or "body"
+    steps = [str(step) for step in place if step != "body"]
+    return ".".join(step if len(step) <= SHOWN_CHARS else f"{step[:SHOWN_CHARS]}…" for step in steps) or "body"
 
 
 def _message(error: Any) -> str:

@@ -1,20 +1,21 @@
 """What the routes share: stores, slots, access and metrics of one running service."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import cast
 
 from fastapi import Request
 
-from configs.load import load_all_loops
+from configs.load import ConfigError, load_all_loops
 from configs.schema import Loop
 from configs.settings import Settings
 from infra.serving.access import Access, Caller
 from infra.serving.metrics import Metrics
 from infra.serving.problems import ApiProblem
 from infra.serving.slots import Registry, Slot, follow_alias
+from tasks.core.errors import TransientError
 from tasks.stores.api_keys import ApiKeys
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger
@@ -33,7 +34,7 @@ class Service:
         self.log = PredictionLog(engine)
         self.ledger = Ledger(engine)
         self.keys = ApiKeys(engine)
-        self.access = Access(self.keys, settings.read_operator_token())
+        self.access = Access(self.keys, _read_token(settings), f"evertune_session_{settings.api_port}")
         self.metrics = Metrics()
         self._loops = load_all_loops(settings.loops_dir)
         self._followed: set[str] = set()
@@ -65,19 +66,54 @@ class Service:
         return slot
 
     def missing(self) -> list[str]:
-        """Return the loops whose champion was not looked up yet."""
-        return sorted(set(self.slots) - self._followed)
+        """Return the loops that cannot answer although they have, or may have, a champion."""
+        silent = {name for name, slot in self.slots.items() if slot.served is None and slot.problem is not None}
+        return sorted(set(self.slots) - self._followed | silent)
 
     def _make_slot(self, loop: Loop) -> Slot:
         cache, threads = self.settings.root / "models", self.settings.serving_threads
         return Slot(loop, self.log, cache, threads, self.metrics.show_version)
 
     async def _follow(self, slot: Slot) -> None:
+        unexplained: str | None = None
         while True:
-            with contextlib.suppress(OSError):  # a full or unmounted disk: said by the log, tried again
-                await follow_alias(slot, self.open_registry)
+            (champion,) = await asyncio.gather(follow_alias(slot, self.open_registry), return_exceptions=True)
+            if isinstance(champion, Exception):  # a full disk, a library's own error: told, and tried again
+                slot.problem = type(champion).__name__
+                logger.error("%s: the champion cannot be followed", slot.loop.name, exc_info=champion)
+            elif isinstance(champion, str):
+                unexplained = await self._explain(slot.loop.name, champion, unexplained)
             self._followed.add(slot.loop.name)
             await asyncio.sleep(self.settings.alias_poll_seconds)
+
+    async def _explain(self, loop: str, champion: str, unexplained: str | None) -> str | None:
+        """Audit an alias that somebody moved in MLflow itself; return a champion that no audit row names yet.
+
+        Our own moves set the alias first and write their row right after: only the second look writes one.
+        """
+        try:
+            moves = [row for row in await asyncio.to_thread(self.ledger.audit, loop) if row.action != "refuse"]
+            last = moves[-1].to_version if moves else None
+            if last == champion:
+                return None
+            if unexplained == champion:
+                why, now = "the champion alias was moved in MLflow", datetime.now(UTC)
+                await asyncio.to_thread(self.ledger.append_audit, loop, "release", "MLflow", why, last, champion, now)
+        except TransientError as error:
+            logger.error("%s: the audit log could not be kept: %s", loop, error)
+        return champion
+
+
+def _read_token(settings: Settings) -> str:
+    try:
+        token = settings.read_operator_token()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{settings.token_file}: no such file; set EVERTUNE_OPERATOR_TOKEN or run evertune up"
+        ) from error
+    if not token:  # an empty secret would let everyone in
+        raise ConfigError("the operator token is empty; set EVERTUNE_OPERATOR_TOKEN")
+    return token
 
 
 def service_of(request: Request) -> Service:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from configs.schema import Loop
 from infra.serving.batching import MicroBatcher
@@ -18,8 +18,10 @@ from infra.serving.problems import not_ready
 from tasks.core.errors import DataError, TransientError
 from tasks.core.predictor import Predictor
 from tasks.core.redaction import redact
-from tasks.stores.model_registry import ModelVersion
 from tasks.stores.prediction_log import LoggedPrediction, PredictionLog
+
+if TYPE_CHECKING:  # MLflow takes a second to import, and answering does not need it
+    from tasks.stores.model_registry import ModelVersion
 
 logger = logging.getLogger(__name__)
 LATENCY_TRIALS = 5
@@ -29,13 +31,13 @@ LATENCY_TEXT = "It does what it should, and it does it well."
 class Registry(Protocol):
     """What the service needs of the model registry."""
 
-    def find(self, loop: str, alias: str) -> ModelVersion | None:
+    def find(self, loop: str, alias: str) -> "ModelVersion | None":
         """Return the version behind an alias."""
 
-    def get(self, loop: str, version: str) -> ModelVersion:
+    def get(self, loop: str, version: str) -> "ModelVersion":
         """Return one version."""
 
-    def fetch_bundle(self, version: ModelVersion, cache: Path) -> Path:
+    def fetch_bundle(self, version: "ModelVersion", cache: Path) -> Path:
         """Return a local folder with the version's bundle."""
 
 
@@ -85,6 +87,7 @@ class Slot:
         self.loop = loop
         self.served: Served | None = None
         self.refused: str | None = None  # the version that last failed its checks
+        self.problem: str | None = None  # why the champion could not be followed when it was last looked up
         self._log = log
         self._cache = cache
         self._threads = threads
@@ -95,7 +98,7 @@ class Slot:
             self._answer_batch, limits.max_batch, limits.max_queue, limits.timeout_seconds, f"engine-{loop.name}"
         )
 
-    async def switch_to(self, version: ModelVersion, registry: Registry) -> dict[str, float]:
+    async def switch_to(self, version: "ModelVersion", registry: Registry) -> dict[str, float]:
         """Load, check and serve a version; returns what the checks measured.
 
         Raises VersionRefused when a check fails: the old version then serves on. Nobody waits for the load.
@@ -110,9 +113,9 @@ class Slot:
                 logger.error("%s: version %s is refused: %s", self.loop.name, version.version, error)
                 raise VersionRefused(str(error)) from error
             previous = self.served
-            self.served = Served(version.version, predictor, datetime.now(UTC))
+            self.served = Served(version.version, predictor, self._since(version.version))
             self.refused = None
-            await asyncio.to_thread(self._remember, version.version)
+            await asyncio.to_thread(self._remember, self.served)
         self._on_swap(self.loop.name, version.version)
         logger.info(
             "%s: version %s serves, before it %s", self.loop.name, version.version, previous and previous.version
@@ -124,29 +127,50 @@ class Slot:
         async with self._lock:
             if self.served is not None:
                 return
+            version = self._recollect().get("version")
+            if version is None:
+                return
             try:
-                version = json.loads(self._memory.read_text(encoding="utf-8"))["version"]
                 folder = self._cache / self.loop.name / version / "bundle"
                 predictor = await asyncio.to_thread(Predictor.load, folder, self._threads)
-            except (OSError, ValueError, KeyError):
+            except DataError:  # the cache was cleared
                 return
-            self.served = Served(version, predictor, datetime.now(UTC))
+            self.served = Served(version, predictor, self._since(version))
+        self._on_swap(self.loop.name, version)
         logger.warning("%s: the registry cannot be asked; version %s serves as before", self.loop.name, version)
 
     @property
     def _memory(self) -> Path:
         return self._cache / self.loop.name / "served.json"
 
-    def _remember(self, version: str) -> None:
+    def _remember(self, served: Served) -> None:
         self._memory.parent.mkdir(parents=True, exist_ok=True)
         partial = self._memory.with_suffix(".partial")
-        partial.write_text(json.dumps({"version": version}), encoding="utf-8")
+        record = {"version": served.version, "since": served.since.isoformat()}
+        partial.write_text(json.dumps(record), encoding="utf-8")
         partial.replace(self._memory)
 
-    def _load(self, version: ModelVersion, registry: Registry) -> tuple[Predictor, dict[str, float]]:
+    def _recollect(self) -> dict[str, str]:
+        try:
+            record: dict[str, str] = json.loads(self._memory.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return record
+
+    def _since(self, version: str) -> datetime:
+        """Return when a version began to serve: a restart of the service does not begin it anew."""
+        record = self._recollect()
+        return datetime.fromisoformat(record["since"]) if record.get("version") == version else datetime.now(UTC)
+
+    def _load(self, version: "ModelVersion", registry: Registry) -> tuple[Predictor, dict[str, float]]:
         folder = registry.fetch_bundle(version, self._cache)
         predictor = Predictor.load(folder, self._threads)
-        return predictor, check_version(predictor, self.loop)
+        try:
+            return predictor, check_version(predictor, self.loop)
+        except DataError:
+            raise
+        except Exception as error:  # the engine raises what it likes; whatever it is, such a version never serves
+            raise VersionRefused(f"it cannot answer: {type(error).__name__}: {error}") from error
 
     def _answer_batch(self, asked: list[Asked]) -> list[Answered]:
         """Answer and log a batch; a swap takes effect from the next batch on."""
@@ -189,6 +213,8 @@ class Slot:
 
 def check_version(predictor: Predictor, loop: Loop) -> dict[str, float]:
     """Return what was measured; raises VersionRefused when labels, stored cases or latency are not as they must be."""
+    if predictor.manifest.loop != loop.name:
+        raise VersionRefused(f"it was made for loop '{predictor.manifest.loop}', not for '{loop.name}'")
     if set(predictor.labels) != set(loop.labels):
         raise VersionRefused(f"it answers {list(predictor.labels)}, the loop says {loop.labels}")
     difference = predictor.largest_case_difference()
@@ -212,17 +238,27 @@ def new_prediction_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{uuid.uuid4().hex[:20]}"
 
 
-async def follow_alias(slot: Slot, open_registry: Callable[[], Registry]) -> None:
-    """Serve what the champion alias names; while the registry cannot be asked, what served last."""
+async def follow_alias(slot: Slot, open_registry: Callable[[], Registry]) -> str | None:
+    """Serve what the champion alias names; while the registry cannot be asked, what served last.
+
+    Returns the champion when it serves, else None.
+    """
     try:
         registry = await asyncio.to_thread(open_registry)
         champion = await asyncio.to_thread(registry.find, slot.loop.name, "champion")
-        if champion is not None and champion.version != slot.refused:
+        if champion is not None and champion.version == slot.refused:
+            return None  # told when it was refused
+        if champion is not None:
             await slot.switch_to(champion, registry)
-    except VersionRefused:
-        return  # already logged; the old version serves on
-    except TransientError as error:
-        if slot.served is None:
+    except (DataError, TransientError) as error:
+        if isinstance(error, TransientError):
             await slot.recall()
-        logger.warning("%s: the registry did not answer, version %s serves on: %s", slot.loop.name,
-                       slot.served and slot.served.version, error)  # fmt: skip
+        if slot.problem != str(error):
+            serves = slot.served and slot.served.version
+            logger.warning(
+                "%s: the champion cannot be followed, version %s serves on: %s", slot.loop.name, serves, error
+            )
+        slot.problem = str(error)
+        return None
+    slot.problem = None
+    return champion.version if champion is not None else None

@@ -136,7 +136,7 @@ class PredictionLog:
         return self._delete(and_(*criteria))
 
     def purge(self, before: datetime, loop: str | None = None) -> int:
-        """Delete predictions older than a time, of one loop or all, with their feedback; return how many. Usage stays."""
+        """Delete predictions older than a time, of one loop or of all, with their feedback; return how many went."""
         older = predictions.c.at < before
         return self._delete(older if loop is None else and_(older, predictions.c.loop == loop))
 

@@ -152,6 +152,13 @@ def test_purge_takes_what_is_older(log: PredictionLog) -> None:
     assert log.read_window("mood", max_rows=9)["prediction_id"].tolist() == ["b"]
 
 
+def test_a_purge_of_one_loop_leaves_the_others(log: PredictionLog) -> None:
+    log.append([predicted("a"), predicted("b", loop="other")])
+    assert log.purge(NOON + timedelta(days=1), "other") == 1
+    assert log.read_window("mood", max_rows=9)["prediction_id"].tolist() == ["a"]
+    assert log.read_window("other", max_rows=9).empty
+
+
 def test_usage_counts_calls_and_texts_by_day(log: PredictionLog) -> None:
     day = 24 * 60
     log.append([predicted("a", request_id="a"), predicted("b", request_id="a"), predicted("c", day)])

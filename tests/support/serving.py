@@ -84,8 +84,8 @@ def make_settings(home: Path, loops: Path, port: int) -> Settings:
 
 
 @contextmanager
-def run_service(home: Path, loops: Path) -> Iterator[Running]:
-    """Run the service in a thread of this process."""
+def run_service(home: Path, loops: Path, wait: bool = True) -> Iterator[Running]:
+    """Run the service in a thread of this process, by default until it is ready."""
     settings = make_settings(home, loops, free_port())
     registry = FolderRegistry(home / "registry")
     _, key = ApiKeys(open_database(settings.database)).create("tests", None, datetime.now(UTC))
@@ -93,7 +93,8 @@ def run_service(home: Path, loops: Path) -> Iterator[Running]:
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
-        wait_until_ready(settings.api)
+        if wait:
+            wait_until_ready(settings.api)
         yield Running(settings.api, settings, registry, key)
     finally:
         server.should_exit = True

@@ -1,0 +1,342 @@
+"""The edges of the prediction service: hostile bodies, broken versions, an odd registry, a wrong configuration."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import onnx
+import pytest
+
+from infra.serving.batching import MicroBatcher
+from infra.serving.problems import ApiProblem
+from tasks.core.errors import DataError
+from tasks.stores.database import open_database
+from tasks.stores.ledger import AuditRow, Ledger
+from tests.support.ports import free_port
+from tests.support.serving import OPERATOR, Running, run_service
+from tests.support.tiny_bundle import write_tiny_bundle
+from tests.support.toy_loop import write_toy_loop
+
+PREDICT, FEEDBACK = "/v1/loops/toy/predict", "/v1/loops/toy/feedback"
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def loops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    serving = {"max_texts": 8, "max_chars": 200, "max_batch": 4, "max_queue": 64, "timeout_seconds": 5}
+    return write_toy_loop(tmp_path_factory.mktemp("loops"), num_rows=20, serving=serving).parent
+
+
+def make_home(folder: Path, champion: str = "1") -> Path:
+    for version in ("1", "2"):
+        write_tiny_bundle(folder / "registry" / "toy" / version)
+    (folder / "registry" / "toy" / "champion").write_text(champion, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, loops: Path) -> Iterator[Running]:
+    with run_service(make_home(tmp_path_factory.mktemp("home")), loops) as running:
+        yield running
+
+
+@pytest.fixture
+def client(service: Running) -> Iterator[httpx.Client]:
+    with service.client() as client:
+        yield client
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    waiting = threading.Event()
+    for _ in range(400):
+        if holds():
+            return
+        waiting.wait(0.05)
+    raise AssertionError("it never happened")
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status", "message"),
+    [
+        (PREDICT, b'{"\\ud800": 1, "text": "good"}', 422, "body: Input should be a valid string"),
+        (PREDICT, json.dumps({"my own words " * 999: 1, "text": "good"}).encode(), 422, "words m…: Extra"),
+        (PREDICT, b'{"text": "good", "group": "\\ud800"}', 422, "group: "),
+        (PREDICT, b'{"text": "good", "group": "a\\u0000b"}', 422, "group: holds a control character at position 1"),
+        (PREDICT, b'{"text": "a\\u0085b"}', 422, "text: holds a control character at position 1"),
+        (PREDICT, b"[" * 100_000, 400, "JSON"),
+        (PREDICT, b'{"text": ' + b"1" * 10_000 + b"}", 400, "JSON"),
+        (PREDICT, b'{"text": NaN}', 422, "text: Input should be a valid string"),
+        (PREDICT, b"", 422, "body: Field required"),
+        (PREDICT, b"null", 422, "body: "),
+        (PREDICT, json.dumps({"inputs": [{"text": "good"}] * 5000}).encode(), 422, "5000 texts, at most 8"),
+        (FEEDBACK, b'{"prediction_id": "\\ud800", "label": "positive"}', 422, "prediction_id: "),
+        (FEEDBACK, b'{"items": [{"prediction_id": "\\ud800", "label": "positive"}]}', 422, "items.0.prediction_id: "),
+        (FEEDBACK, b'{"prediction_id": "a\\u0000", "label": "positive"}', 422, "prediction_id: holds a control"),
+        (FEEDBACK, b'{"prediction_id": "a", "label": "positive", "labeller": "\\ud800"}', 422, "labeller: "),
+        (FEEDBACK, b'{"prediction_id": "a", "label": "\\ud800"}', 422, "label: "),
+        (FEEDBACK, json.dumps({"items": [{"prediction_id": "a", "label": "b"}] * 1001}).encode(), 422, "at most 1000"),
+    ],
+)
+def test_a_hostile_body_gets_a_short_clear_answer(
+    client: httpx.Client, path: str, content: bytes, status: int, message: str
+) -> None:
+    response = client.post(path, content=content, headers=JSON)
+    assert (response.status_code, message in response.json()["error"]["message"]) == (status, True), response.text
+    assert len(response.text) < 600
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("until=0001-01-01", 422),
+        ("since=0001-01-01", 422),
+        ("since=9999-12-31", 422),
+        ("since=yesterday", 422),
+        ("until=9999-12-31", 200),
+        ("since=2020-01-01", 200),
+    ],
+)
+def test_usage_of_any_days(client: httpx.Client, query: str, status: int) -> None:
+    assert client.get(f"/v1/usage?{query}").status_code == status
+
+
+@pytest.mark.parametrize("loop", ["%00", "%ff", "a%0ab", "..%2f"])
+def test_an_odd_path_is_404(client: httpx.Client, loop: str) -> None:
+    response = client.post(f"/v1/loops/{loop}/predict", json={"text": "good"})
+    assert (response.status_code, "code" in response.json()["error"]) == (404, True)
+
+
+@pytest.mark.parametrize("name", ["\ud800", "", "x" * 201, "a\x00b"])
+def test_an_odd_name_of_a_key_is_422(service: Running, name: str) -> None:
+    with service.client(OPERATOR) as operator:
+        assert operator.post("/v1/admin/keys", content=json.dumps({"name": name}), headers=JSON).status_code == 422
+
+
+def break_output(folder: Path) -> None:
+    model = onnx.load(str(folder / "model.onnx"))
+    model.graph.output[0].name = model.graph.node[-1].output[0] = "scores"
+    onnx.save(model, str(folder / "model.onnx"))
+
+
+def break_cases(folder: Path) -> None:
+    (folder / "cases.json").write_text('[{"text": "good", "probabilities": [0.1, 0.2, 0.7]}]', encoding="utf-8")
+
+
+def name_another_loop(folder: Path) -> None:
+    manifest = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
+    (folder / "predictor.json").write_text(json.dumps(manifest | {"loop": "other"}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("version", "damage", "reason"),
+    [
+        ("21", break_output, "it cannot answer: InvalidArgument"),
+        ("22", break_cases, "it cannot answer: ValueError"),
+        ("23", name_another_loop, "it was made for loop 'other', not for 'toy'"),
+    ],
+)
+def test_a_version_that_cannot_answer_is_refused(
+    service: Running, version: str, damage: Callable[[Path], None], reason: str
+) -> None:
+    damage(write_tiny_bundle(service.registry.folder / "toy" / version))
+    with service.client(OPERATOR) as operator:
+        refused = operator.post("/v1/admin/loops/toy/release", json={"version": version})
+        assert (refused.status_code, refused.json()["status"]) == (409, "refused")
+        assert reason in refused.json()["reason"]
+        assert operator.get("/v1/loops/toy").json()["version"] == "1"
+
+
+def test_a_broken_champion_does_not_end_the_following(
+    tmp_path: Path, loops: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = make_home(tmp_path / "home")
+    break_output(write_tiny_bundle(home / "registry" / "toy" / "3"))
+    with run_service(home, loops) as running, running.client() as client:
+        for broken, told in (("3", "it cannot answer"), ("404", "no version 404 of toy")):
+            running.registry.set_champion("toy", broken)
+            wait_until(lambda told=told: told in caplog.text)  # type: ignore[misc]
+            assert client.post(PREDICT, json={"text": "good"}).json()["version"] == "1"
+        running.registry.set_champion("toy", "2")
+        wait_until(lambda: client.get("/v1/loops/toy").json()["version"] == "2")
+
+
+def test_not_ready_while_the_champion_cannot_serve(tmp_path: Path, loops: Path) -> None:
+    home = make_home(tmp_path / "home", champion="3")
+    write_tiny_bundle(home / "registry" / "toy" / "3", broken_case=True)
+    with run_service(home, loops, wait=False) as running:
+        wait_until(lambda: answers(f"{running.url}/healthz"))
+        for _ in range(20):
+            ready = httpx.get(f"{running.url}/readyz")
+            assert (ready.status_code, ready.headers["Retry-After"]) == (503, "1")
+        assert "toy" in ready.json()["error"]["message"]
+        running.registry.set_champion("toy", "1")
+        wait_until(lambda: answers(f"{running.url}/readyz"))
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_a_restart_does_not_begin_a_version_anew(tmp_path: Path, loops: Path) -> None:
+    home, since = make_home(tmp_path / "home"), []
+    for _ in range(2):
+        with run_service(home, loops) as running, running.client() as client:
+            since.append(client.get("/v1/loops/toy").json()["since"])
+    (home / "registry" / "unreachable").touch()
+    with run_service(home, loops) as running, running.client() as client:
+        since.append(client.get("/v1/loops/toy").json()["since"])
+    assert since[0] == since[1] == since[2]
+
+
+def test_an_alias_moved_in_mlflow_is_audited_once(tmp_path: Path, loops: Path) -> None:
+    home = make_home(tmp_path / "home")
+    with run_service(home, loops) as running:
+        ledger = Ledger(open_database(running.settings.database))
+        wait_until(lambda: len(ledger.audit("toy")) == 1)
+        ledger.append_audit("toy", "release", "eve", "because", "1", "2", datetime.now(UTC))
+        running.registry.set_champion("toy", "2")
+        with running.client() as client:
+            wait_until(lambda: client.get("/v1/loops/toy").json()["version"] == "2")
+        running.registry.set_champion("toy", "1")
+        wait_until(lambda: len(ledger.audit("toy")) == 3)
+        rows = ledger.audit("toy")
+    assert [move(row) for row in rows] == [("MLflow", None, "1"), ("eve", "1", "2"), ("MLflow", "2", "1")]
+    assert rows[-1].why == "the champion alias was moved in MLflow"
+
+
+def move(row: AuditRow) -> tuple[str, str | None, str | None]:
+    return row.who, row.from_version, row.to_version
+
+
+@pytest.mark.parametrize(
+    ("content", "token", "message"),
+    [
+        ("name: toy\nnonsense: 1\n", "secret", "toy.yaml:2: nonsense: unknown key"),
+        (None, None, "operator.token: no such file; set EVERTUNE_OPERATOR_TOKEN or run evertune up"),
+        (None, "", "the operator token is empty"),
+    ],
+)
+def test_a_wrong_configuration_ends_with_2_and_a_plain_line(
+    tmp_path: Path, loops: Path, content: str | None, token: str | None, message: str
+) -> None:
+    folder = loops
+    if content is not None:
+        folder = tmp_path / "loops"
+        folder.mkdir()
+        (folder / "toy.yaml").write_text(content, encoding="utf-8")
+    places = {"HOME": str(tmp_path / "home"), "LOOPS_DIR": str(folder), "API_PORT": str(free_port())}
+    places |= {} if token is None else {"OPERATOR_TOKEN": token}
+    environment = os.environ | {f"EVERTUNE_{name}": value for name, value in places.items()}
+    command = [sys.executable, "-m", "infra.serving"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, message in ended.stderr, "Traceback" in ended.stderr) == (2, True, False), ended.stderr
+
+
+class Engine:
+    """Work that waits for a sign, and remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.batches: list[list[str]] = []
+
+    def work(self, items: list[str]) -> list[str]:
+        self.batches.append(items)
+        assert self.go.wait(10)
+        return [item.upper() for item in items]
+
+
+async def begun(engine: Engine) -> None:
+    while not engine.batches:
+        await asyncio.sleep(0.001)
+
+
+def test_what_waits_too_long_is_told_while_the_engine_is_busy() -> None:
+    async def story() -> list[object]:
+        engine = Engine()
+        batcher = MicroBatcher(engine.work, 4, 8, 0.2, "test")
+        batcher.start()
+        first = asyncio.create_task(batcher.answer(["a"]))
+        await begun(engine)
+        second = asyncio.create_task(batcher.answer(["b"]))
+        await asyncio.wait([second])
+        engine.go.set()
+        answered = await asyncio.gather(first, second, return_exceptions=True)
+        await batcher.stop()
+        return [*answered, engine.batches]
+
+    first, second, batches = asyncio.run(story())
+    assert isinstance(second, ApiProblem)
+    assert (second.status, second.message) == (503, "no answer within 0.2 s")
+    assert first == ["A"]  # it was begun, so it was logged, so its caller hears of it, however late
+    assert batches == [["a"]]
+
+
+def test_stopping_answers_what_was_begun_and_what_waits() -> None:
+    async def story() -> list[list[str]]:
+        engine = Engine()
+        batcher = MicroBatcher(engine.work, 2, 8, 10, "test")
+        batcher.start()
+        asked = [asyncio.create_task(batcher.answer(["a"]))]
+        await begun(engine)
+        asked += [asyncio.create_task(batcher.answer([text])) for text in ("b", "c", "d")]
+        await asyncio.sleep(0)
+        stopping = asyncio.create_task(batcher.stop())
+        engine.go.set()
+        answered = await asyncio.gather(*asked)
+        await stopping
+        return [*answered, *engine.batches]
+
+    assert asyncio.run(story()) == [["A"], ["B"], ["C"], ["D"], ["a"], ["b", "c"], ["d"]]
+
+
+def test_an_idle_queue_takes_a_request_of_any_size() -> None:
+    async def story() -> list[str]:
+        engine = Engine()
+        engine.go.set()
+        batcher = MicroBatcher(engine.work, 2, 3, 10, "test")
+        batcher.start()
+        answered = await batcher.answer(list("abcde"))
+        await batcher.stop()
+        return answered
+
+    assert asyncio.run(story()) == list("ABCDE")
+
+
+def test_a_failure_of_the_work_reaches_its_callers_only() -> None:
+    def work(items: list[str]) -> list[str]:
+        if "bad" in items:
+            raise DataError("no")
+        return items
+
+    async def story() -> list[object]:
+        batcher = MicroBatcher(work, 1, 8, 10, "test")
+        batcher.start()
+        asked = [asyncio.create_task(batcher.answer([text])) for text in ("bad", "good")]
+        answered = await asyncio.gather(*asked, return_exceptions=True)
+        await batcher.stop()
+        return list(answered)
+
+    failed, answered = asyncio.run(story())
+    assert isinstance(failed, DataError)
+    assert answered == ["good"]
+
+
+def test_a_report_runs_in_a_sandbox(service: Running) -> None:
+    page = service.settings.root / "reports" / "toy" / "r1.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("<script>1</script>", encoding="utf-8")
+    with service.client(OPERATOR) as operator:
+        policy = operator.get("/reports/toy/r1").headers["Content-Security-Policy"]
+    assert policy.startswith("sandbox allow-scripts ")
+    assert "allow-same-origin" not in policy
+    assert "default-src 'none'" in policy
