@@ -75,6 +75,10 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         document = yaml.safe_load(text)
+        lines: dict[Place, int] = {}
+        twice = _index_lines(node, (), lines)
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not YAML: nested too deeply") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not YAML: {error.problem}") from error
@@ -82,27 +86,35 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path}:1: expected keys and values, found {type(document).__name__}")
-    lines: dict[Place, int] = {}
-    problems = list(_index_lines(node, (), lines))
-    if problems:
-        raise ConfigError("\n".join(f"{path}:{line}: {_dotted(place)}: key given twice" for place, line in problems))
+    if twice:
+        raise ConfigError("\n".join(f"{path}:{line}: {_dotted(place)}: key given twice" for place, line in twice))
     return document, lines
 
 
-def _index_lines(node: yaml.Node | None, place: Place, lines: dict[Place, int]) -> list[tuple[Place, int]]:
-    """Record the line of every key and list item; return the keys that stand twice."""
+def _index_lines(
+    node: yaml.Node | None, place: Place, lines: dict[Place, int], above: tuple[yaml.Node, ...] = ()
+) -> list[tuple[Place, int]]:
+    """Record the line of every key and list item; return the keys that stand twice.
+
+    Raises a YAML error for a node that contains itself through an anchor.
+    """
     twice: list[tuple[Place, int]] = []
+    if node is None:
+        return twice
+    if any(node is one for one in above):
+        raise yaml.MarkedYAMLError(problem="an anchor that contains itself", problem_mark=node.start_mark)
+    above = (*above, node)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*place, key.value)
             if here in lines:
                 twice.append((here, key.start_mark.line + 1))
             lines[here] = key.start_mark.line + 1
-            twice += _index_lines(value, here, lines)
+            twice += _index_lines(value, here, lines, above)
     elif isinstance(node, yaml.SequenceNode):
         for position, value in enumerate(node.value):
             lines[*place, position] = value.start_mark.line + 1
-            twice += _index_lines(value, (*place, position), lines)
+            twice += _index_lines(value, (*place, position), lines, above)
     return twice
 
 

@@ -5,8 +5,11 @@ One loop is one registered model and one API route. Knobs that change a result l
 """
 
 import re
+from datetime import datetime
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,62}$")]
@@ -146,6 +149,7 @@ class Data(Section):
     expectations: Expectations = Expectations()
     max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     use_feedback: bool = True  # labels that came back through the API join the next snapshot
+    feedback_retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None  # labelled texts; null: kept, as rows
 
     @model_validator(mode="after")
     def _labels_have_an_origin(self) -> "Data":
@@ -218,14 +222,37 @@ class Serving(Section):
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 32  # texts per micro-batch
     max_queue: Annotated[int, Field(ge=1)] = 2048  # texts waiting; beyond it the answer is 503 with Retry-After
     timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
-    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 90  # logged predictions older than this are purged
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 90  # logged predictions without a label
 
 
 class Schedule(Section):
     """A cron line with its time zone."""
 
-    cron: str
-    timezone: str = "UTC"
+    cron: str  # minute, hour, day of month, month, day of week
+    timezone: str = "UTC"  # a name of the IANA time zone database
+
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, cron: str) -> str:
+        problem = f"{len(cron.split())} fields, 5 are needed" if len(cron.split()) != 5 else None
+        try:
+            CronSim(cron, datetime(2024, 1, 1))  # any day: only the line is judged
+        except CronSimError as error:
+            problem = problem or str(error).lower()
+        if problem is None and re.search(r"\dL|W", cron, re.IGNORECASE):  # CronSim knows them, Prefect does not
+            problem = "L and W after a number are not known here"
+        if problem is not None:
+            raise ValueError(f"not a cron line ({problem}), for example '30 2 * * *' for half past two every night")
+        return cron
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_timezone(cls, timezone: str) -> str:
+        try:
+            ZoneInfo(timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: the name of a folder of zones
+            raise ValueError("not a time zone, for example 'Europe/Berlin' or 'UTC'") from error
+        return timezone
 
 
 class Window(Section):

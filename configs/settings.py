@@ -5,6 +5,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+WORK_POOL = "local"  # the Prefect work pool of a stack, whose worker runs every flow
+
 
 class Settings(BaseSettings):
     """What the EVERTUNE_ environment variables say, with the defaults of a stack on one machine."""

@@ -75,18 +75,19 @@ def missing_address(loop: str, channel: schema.Channel) -> str:
 
 def plan_alerts(loop: str, channel: schema.Channel) -> list[Alert]:
     """Return the automations of one channel: one on our own events, one on flow runs that fail."""
-    alerts = [_event_alert(loop, channel)]
+    events = [event for event in channel.events if event != "failed"]  # failed: Prefect's own event of a flow run
+    alerts = [_event_alert(loop, channel, events)] if events else []
     return [*alerts, _run_alert(loop, channel)] if "failed" in channel.events else alerts
 
 
-def _event_alert(loop: str, channel: schema.Channel) -> Alert:
+def _event_alert(loop: str, channel: schema.Channel, events: Sequence[str]) -> Alert:
     trigger = EventTrigger(
-        expect={f"{OWNER_TAG}.{event}" for event in channel.events},
+        expect={f"{OWNER_TAG}.{event}" for event in events},
         match={"prefect.resource.id": f"evertune.loop.{loop}"},
         posture=Posture.Reactive,
         threshold=1,
     )
-    description = f"Tells '{channel.name}' about {', '.join(channel.events)} of {loop}."
+    description = f"Tells '{channel.name}' about {', '.join(events)} of {loop}."
     return Alert(f"{PREFIX}{loop} to {channel.name}", description, trigger, "{{ event.payload.summary }}", EVENT_BODY)
 
 

@@ -23,13 +23,13 @@ from prefect.utilities.annotations import freeze
 from prefect.workers.process import ProcessWorker
 
 from configs import schema
+from configs.settings import WORK_POOL
 from flows.monitor import monitor
 from flows.release import release, rollback
 from flows.retrain import retrain
 from flows.score import score
 from flows.upkeep import upkeep
 
-WORK_POOL = "local"
 OWNER_TAG = "evertune"  # on everything that this module registers
 SCHEDULE_SLUG = "from-yaml"
 ENQUEUE, CANCEL_NEW = ConcurrencyLimitStrategy.ENQUEUE, ConcurrencyLimitStrategy.CANCEL_NEW
@@ -64,7 +64,8 @@ def plan_deployments(loops: Sequence[schema.Loop]) -> list[Plan]:
     plans = [plan for loop in loops for plan in _plan_loop(loop)]
     description = "Delete predictions, reports and checkpoints that are past their time. Every night, for all loops."
     nightly = schema.Schedule(cron="30 3 * * *")
-    return [*plans, Plan(upkeep, "evertune", description, CANCEL_NEW, {}, (OWNER_TAG,), nightly)]
+    tags = (OWNER_TAG, *(loop_tag(loop.name) for loop in loops))  # it works for all, so its failure alerts all
+    return [*plans, Plan(upkeep, "evertune", description, CANCEL_NEW, {}, tags, nightly)]
 
 
 def register(loops: Sequence[schema.Loop], prune: bool, report: Callable[[str], None]) -> None:

@@ -6,6 +6,7 @@ from prefect import flow
 
 from configs.load import find_loop
 from configs.settings import Settings
+from tasks.core.window_record import no_champion_record
 from tasks.monitoring import (
     attach_report,
     check_window,
@@ -25,6 +26,8 @@ def monitor(loop: str) -> dict[str, Any]:
     """
     config = find_loop(loop, Settings().loops_dir)
     champion = fetch_champion(config)
+    if champion is None:
+        return no_champion_record(config.name)
     checked = check_window(config, champion)
     decision = decide_retraining(config, checked)
     start = start_retrain(config.name, checked.report_id) if decision.action == "retrain" else None

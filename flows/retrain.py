@@ -11,7 +11,7 @@ from tasks.conclusion import conclude_skipped, conclude_trained, promote_challen
 from tasks.data import read_loop, take_snapshot
 from tasks.evaluation import evaluate_challenger
 from tasks.registry import register_challenger
-from tasks.training import fine_tune_challenger, plan_training
+from tasks.training import fine_tune_challenger, only_retrain, plan_training
 
 
 class RetrainChanges(BaseModel):
@@ -49,11 +49,12 @@ def retrain(
     settings = Settings()
     config = read_loop(loop, changes.as_settings())
     taken = take_snapshot(config, find_loop_file(loop, settings.loops_dir).parent, settings)
-    plan = plan_training(config, taken.snapshot, force)
-    if plan.same_as:
-        return conclude_skipped(config, taken, plan, started_by)
-    challenger = fine_tune_challenger(config, taken.snapshot, plan)
-    evaluation = evaluate_challenger(config, taken.snapshot, challenger)
-    registered = register_challenger(config, taken.snapshot, challenger, evaluation)
-    promotion = promote_challenger(config, registered, evaluation)
+    with only_retrain(config.name):
+        plan = plan_training(config, taken.snapshot, force)
+        if plan.same_as:
+            return conclude_skipped(config, taken, plan, started_by)
+        challenger = fine_tune_challenger(config, taken.snapshot, plan)
+        evaluation = evaluate_challenger(config, taken.snapshot, challenger)
+        registered = register_challenger(config, taken.snapshot, challenger, evaluation)
+        promotion = promote_challenger(config, registered, evaluation)
     return conclude_trained(config, taken, challenger, evaluation, registered, promotion, started_by)

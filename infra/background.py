@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from configs.settings import Settings
+from infra.credentials import make_home, open_private
 from infra.environment import build_environment
 from infra.processes import STACK_ID, end_members
 from infra.stack import Say, stop_leftovers
@@ -20,10 +21,11 @@ POLL_SECONDS = 0.2
 def start_detached(settings: Settings, flags: list[str], say: Say) -> int:
     """Start the supervisor in the background and show its lines until the stack is ready; return its exit code."""
     log = settings.root / "logs" / "stack.log"
+    make_home(settings.root)
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = build_environment(settings, os.environ, Path.cwd())
     environment.pop(STACK_ID, None)
-    with log.open("wb") as output:
+    with open_private(log) as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "infra.cli", "up", *flags],
             env=environment,

@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    epilog="Exit codes: 0 done, 1 failed, 2 bad configuration or usage, 3 a gate said no.",
+    epilog="Exit codes: 0 done, 1 failed, 2 bad configuration, data or usage, 3 a gate said no.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 cli_stack.add_to(app)
@@ -174,9 +174,9 @@ def main() -> None:
 
     try:
         app()
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
         _fail(error, USAGE)
-    except (DataError, TransientError, FlowFailedError) as error:
+    except (TransientError, FlowFailedError) as error:
         _fail(error, FAILED)
     except KeyboardInterrupt:
         sys.exit(130)

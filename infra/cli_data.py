@@ -1,4 +1,4 @@
-"""`evertune quarantine` and `evertune fetch`: the rows that were parked, and the files that loops are made of."""
+"""`evertune quarantine`, `fetch` and `erase`: rows that were parked, files that loops are made of, rows to forget."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(quarantine)
     app.command()(fetch)
     app.command()(usage)
+    app.command()(erase)
 
 
 def quarantine(
@@ -85,3 +86,34 @@ def _list_rows(rows: "pd.DataFrame | None", loop: str, output: Output) -> None:
         output.say(f"{row['row_id']}  {row['reason']}  {str(row['text'])[:80]!r}")
     output.say(f"{len(rows)} rows in quarantine")
     output.finish({"loop": loop, "rows": rows.to_dict("records")})
+
+
+def erase(
+    prediction: Annotated[str | None, typer.Option(metavar="ID", help="One prediction")] = None,
+    key: Annotated[str | None, typer.Option(metavar="KEY_ID", help="All that a key sent")] = None,
+    group: Annotated[str | None, typer.Option(metavar="GROUP", help="All of one session, user or document")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Erase texts for good: from the prediction log with their labels, and every snapshot that holds them.
+
+    Usage counts stay. Models already trained keep what they learned; the next retrain learns without these rows.
+
+    evertune erase --group user-17
+
+    evertune erase --key key_1e3b5b9bc9c2
+    """
+    from infra.preflight import read_settings
+    from tasks.stores.database import open_database
+    from tasks.stores.prediction_log import PredictionLog
+    from tasks.stores.snapshots import SnapshotStore
+
+    settings = read_settings()
+    log, store = PredictionLog(open_database(settings.database)), SnapshotStore(settings.snapshots)
+    found = log.find_ids(prediction_id=prediction, key_id=key, group=group)
+    # Snapshots first: should this stop half-way, the log still knows what is to be erased.
+    snapshots = {loop: store.erase_rows(loop, {f"feedback:{known}" for known in ids}) for loop, ids in found.items()}
+    n_erased = log.erase(prediction_id=prediction, key_id=key, group=group)
+    output = Output(as_json)
+    n_snapshots = sum(len(gone) for gone in snapshots.values())
+    output.say(f"{n_erased} predictions erased, and {n_snapshots} snapshots that held them as training rows")
+    output.finish({"predictions": n_erased, "snapshots": snapshots})

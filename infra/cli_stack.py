@@ -82,8 +82,8 @@ def demo(
 ) -> None:
     """Watch the loop close on real text: drift, an alert, labels, a retrain by itself, a release. About ten minutes.
 
-    It runs a stack of its own on free ports, in the folder `demo` of the home, and stops it at the end. Exit code 0 only
-    if every step was observed and no request failed.
+    It runs a stack of its own on free ports, in the folder `demo` of the home, and stops it at the end. Exit code 0
+    only if every step was observed and no request failed.
 
         evertune demo                        evertune demo --output /tmp/demo.json
     """

@@ -1,15 +1,35 @@
-"""The operator token and the first API key: made at the first start, kept under home with mode 600."""
+"""The operator token and the first API key: made at the first start, kept under a private home with mode 600."""
 
 import os
 import secrets
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from configs.settings import Settings
 from tasks.stores.api_keys import ApiKeys
 from tasks.stores.database import open_database
 
 FIRST_KEY = "first.key"
+
+
+def make_home(home: Path) -> None:
+    """Make home, or mend it, so that only its owner gets in: it keeps logged texts, labels and keys.
+
+    Another user's folder, or one that users share like /tmp, is left as it is.
+    """
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = home.stat()
+    if found.st_uid == os.getuid() and not found.st_mode & stat.S_ISVTX:
+        home.chmod(0o700)
+
+
+def open_private(log: Path) -> BinaryIO:
+    """Return an empty file that only its owner can read, from its first byte on."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.fchmod(descriptor, 0o600)  # one that an earlier start left
+    return os.fdopen(descriptor, "wb")
 
 
 def ensure_operator_token(settings: Settings) -> None:

@@ -15,7 +15,7 @@ QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",  # a forked tokenizer would print a warning per flow run
-    "OMP_WAIT_POLICY": "PASSIVE",  # training, service and monitoring share the cores: spinning threads starve each other
+    "OMP_WAIT_POLICY": "PASSIVE",  # training and service share the cores: spinning threads starve each other
     "MPLBACKEND": "Agg",
     "PYTHONUNBUFFERED": "1",
 }

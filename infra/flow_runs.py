@@ -24,12 +24,12 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.client.schemas.sorting import LogSort
-from prefect.exceptions import PrefectException, PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectException, PrefectHTTPStatusError
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Cancelling, Crashed, Pending
 
 from configs.load import ConfigError
-from flows.deployments import WORK_POOL
+from configs.settings import WORK_POOL
 from infra.log_lines import format_log
 from tasks.core.errors import TransientError
 
@@ -53,11 +53,15 @@ class Ended:
 
 
 def start_flow_run(deployment: str, parameters: Mapping[str, Any]) -> FlowRun:
-    """Start a deployment's flow run; raises ConfigError when Prefect refuses the parameters."""
+    """Start a deployment's flow run; raises ConfigError when there is none or Prefect refuses the parameters."""
     with get_client(sync_client=True) as client:
-        found = client.read_deployment_by_name(deployment)
         try:
+            found = client.read_deployment_by_name(deployment)
             return client.create_flow_run_from_deployment(found.id, parameters=dict(parameters))
+        except ObjectNotFound as error:
+            raise ConfigError(
+                f"{deployment} is not registered with this stack; restart it: evertune down, evertune up"
+            ) from error
         except PrefectHTTPStatusError as error:
             if error.response.status_code in (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY):
                 raise ConfigError(f"{deployment}: {error.response.json().get('detail', error)}") from error
@@ -121,7 +125,8 @@ def has_online_worker() -> bool:
         return bool(client.read_workers_for_work_pool(WORK_POOL, worker_filter=online))
 
 
-PREFECT_ERRORS: tuple[type[Exception], ...] = (PrefectException, httpx.HTTPError)
+# RuntimeError: what a client raises, on being opened, when its server cannot be reached.
+PREFECT_ERRORS: tuple[type[Exception], ...] = (PrefectException, httpx.HTTPError, RuntimeError)
 
 
 class _LogTail:

@@ -30,6 +30,14 @@ def describe_record(name: str, record: dict[str, Any]) -> list[str]:
     return describe(record)
 
 
+ENDS = {
+    "serving": "the gate promotes it, and it serves",
+    "pending": "the gate promotes it; the service takes it up when it runs",
+    "refused": "the gate promotes it, but the service refused it: the champion before, if there is one, serves on",
+    "not promoted": "the gate refuses it; the champion serves on",
+}
+
+
 def _retrain(record: dict[str, Any]) -> list[str]:
     if record["status"] == "skipped":
         return [f"{record['loop']}: nothing new, nothing trained (--force trains all the same)"]
@@ -40,7 +48,7 @@ def _retrain(record: dict[str, Any]) -> list[str]:
         f"macro-F1 {metrics['macro_f1']:.3f}, ECE {metrics['ece']:.3f} on {metrics['n']} test rows"
     ]
     lines += [f"  {reason}" for reason in decision["reasons"]]
-    return [*lines, "the gate promotes it" if decision["promote"] else "the gate refuses it; the champion serves on"]
+    return [*lines, ENDS[record["released"]]]
 
 
 def _monitor(record: dict[str, Any]) -> list[str]:

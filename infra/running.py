@@ -51,9 +51,12 @@ def run_flow(
 def _run_by_worker(
     name: str, loop: str, parameters: dict[str, Any], settings: Settings, say: Callable[[str], None]
 ) -> FlowOutcome:
-    from infra.flow_runs import follow, start_flow_run
+    from infra.flow_runs import PREFECT_ERRORS, follow, start_flow_run
 
-    run = start_flow_run(f"{name}/{loop}", parameters)
+    try:
+        run = start_flow_run(f"{name}/{loop}", parameters)
+    except PREFECT_ERRORS as error:
+        raise TransientError(f"{name} of {loop} cannot be started: {_first_line(error)}") from error
     url = f"{settings.prefect_api.removesuffix('/api')}/runs/flow-run/{run.id}"
     say(f"flow run {run.name}: {url}")
     try:
@@ -61,6 +64,8 @@ def _run_by_worker(
     except KeyboardInterrupt:
         say(f"the flow run goes on: {url}")
         raise
+    except PREFECT_ERRORS as error:
+        raise TransientError(f"the flow run cannot be followed ({_first_line(error)}); it may go on: {url}") from error
     if ended is None:
         raise FlowFailedError(f"the flow run was left before its end\n{url}")
     if not ended.is_completed:
@@ -112,6 +117,11 @@ def _stored_result(state: Any) -> dict[str, Any] | None:
     except MissingResult:
         return None
     return result
+
+
+def _first_line(error: Exception) -> str:
+    told = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {told}" if told else type(error).__name__
 
 
 def _raise_for(state: str, message: str, url: str | None) -> None:

@@ -4,10 +4,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from configs.settings import Settings
+from configs.settings import WORK_POOL, Settings
 from infra.ports import Port
-
-WORK_POOL = "local"
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ class ServiceClient:
         return answers(f"{self._settings.api}/readyz")
 
     def champion_version(self, loop: str) -> str | None:
-        """Return the version that answers for a loop, or None while none does."""
+        """Return the version that answers for a loop, or None while none does; a service that cannot say raises."""
         response = self._request("GET", f"/v1/loops/{loop}", self._settings.read_operator_token())
-        if response.status_code in (httpx.codes.NOT_FOUND, httpx.codes.SERVICE_UNAVAILABLE):
+        if response.status_code == httpx.codes.NOT_FOUND:
             return None
         version = _body(response).get("version")
         return None if version is None else str(version)

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from configs.load import ConfigError
 from configs.schema import Loop
 from configs.settings import Settings
-from infra.credentials import ensure_operator_token
+from infra.credentials import ensure_operator_token, make_home
 from infra.environment import build_environment, write_logging_config
 from infra.preflight import check
 from infra.processes import STACK_ID, Child, ProcessId, end_members
@@ -41,7 +41,7 @@ def run_stack(settings: Settings, say: Say, when_ready: Callable[["Stack"], int]
     TransientError when a server does not get healthy. Whatever was started is stopped in every case.
     """
     home = settings.root
-    home.mkdir(parents=True, exist_ok=True)
+    make_home(home)
     environment = build_environment(settings, os.environ, Path.cwd())
     with _only_stack(home):
         stop_leftovers(home, say)

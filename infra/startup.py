@@ -1,29 +1,56 @@
 """What a fresh stack does once its servers run: a first model for each loop, a first key, and what to do next."""
 
+import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
 
+from configs.load import ConfigError
 from configs.settings import Settings
 from infra.credentials import FIRST_KEY, ensure_first_key, read_first_key
 from infra.service_client import ServiceClient
 from infra.stack import Stack
+from tasks.core.errors import TransientError
 
+T = TypeVar("T")
 SERVING_SECONDS = 120.0
+NOBODY = "no champion"
 EXAMPLE = "Great picture, and it was easy to set up."
 
 
 def bring_to_life(stack: Stack, train_first: bool) -> int:
-    """Train what has no champion yet and print how to use the stack; return what `up --detach` exits with."""
+    """Train what has no champion yet and print how to use the stack; return what `up --detach` exits with.
+
+    The key itself is only shown on a terminal: what is said otherwise ends in a log file.
+    """
     service = ServiceClient(stack.settings)
-    _wait_until(service.is_ready, stack)
     code = 0
-    for loop in stack.loops if train_first else []:
-        if not stack.stop_requested.is_set() and service.champion_version(loop.name) is None:
-            code = code or train_first_model(stack, service, loop.name)
+    if not _wait_for(service.is_ready, stack):
+        if not stack.stop_requested.is_set():
+            stack.say(_not_ready(stack.settings))
+        code = 1
+    elif train_first:
+        code = train_first_models(stack, service)
     if not stack.stop_requested.is_set():
-        new_key = ensure_first_key(stack.settings)
-        for line in describe(stack.settings, [loop.name for loop in stack.loops], new_key):
+        made = ensure_first_key(stack.settings)
+        shown = made if sys.stdout.isatty() else None
+        for line in describe(stack.settings, [loop.name for loop in stack.loops], shown):
             stack.say(line)
+    return code
+
+
+def train_first_models(stack: Stack, service: ServiceClient) -> int:
+    """Train a first model for each loop of which the service says that it has no champion; return the exit code."""
+    code = 0
+    for loop in stack.loops:
+        name = loop.name
+        champion = _wait_for(lambda name=name: service.champion_version(name) or NOBODY, stack)  # type: ignore[misc]
+        if champion == NOBODY:
+            code = code or train_first_model(stack, service, name)
+        elif champion is None and not stack.stop_requested.is_set():
+            stack.say(f"{name}: the service does not say whether it has a champion, so no first model is trained")
+            code = code or 1
     return code
 
 
@@ -31,11 +58,12 @@ def train_first_model(stack: Stack, service: ServiceClient, loop: str) -> int:
     """Start a loop's first retrain and follow it until the service answers; return the exit code that it deserves."""
     from infra.flow_runs import PREFECT_ERRORS, follow, start_flow_run
 
+    told: tuple[type[Exception], ...] = (*PREFECT_ERRORS, ConfigError, TransientError)
     stack.say(f"\n{loop} has no champion yet: the first retrain starts\n")
     try:
         run = start_flow_run(f"retrain/{loop}", {"loop": loop, "started_by": "person"})
         ended = follow(run.id, lambda line: stack.say(f"  {line}"), stack.stop_requested.is_set)
-    except PREFECT_ERRORS as error:
+    except told as error:
         stack.say(f"{loop}: the retrain cannot be followed: {error}")
         return 1
     if ended is None:
@@ -43,10 +71,10 @@ def train_first_model(stack: Stack, service: ServiceClient, loop: str) -> int:
     if not ended.is_completed:
         stack.say(f"{loop}: no model yet, the retrain ended as {ended.state.name}: {ended.state.message}")
         return 1
-    if _was_promoted(stack, ended) and _wait_until(lambda: service.champion_version(loop) is not None, stack):
-        stack.say(f"\n{loop}: version {service.champion_version(loop)} answers")
+    if _was_promoted(stack, ended) and (version := _wait_for(lambda: service.champion_version(loop), stack)):
+        stack.say(f"\n{loop}: version {version} answers")
         return 0
-    stack.say(f"{loop}: trained, but no model serves: the gate or the service said no (see the run above)")
+    stack.say(f"{loop}: no model serves: the gate or the service said no, or nothing was new (see the run above)")
     return 3
 
 
@@ -79,19 +107,38 @@ def curl_line(settings: Settings, loop: str, new_key: str | None = None) -> str:
     )
 
 
-def _wait_until(claim: Any, stack: Stack) -> bool:
+def _wait_for(question: Callable[[], T | None], stack: Stack) -> T | None:
+    """Return the first answer that is not empty; None when the time is up or the stack stops.
+
+    A service that cannot be asked just now, because it restarts or its stores are busy, has not answered yet.
+    """
     deadline = time.monotonic() + SERVING_SECONDS
     while not stack.stop_requested.is_set() and time.monotonic() < deadline:
-        if claim():
-            return True
+        with suppress(TransientError):
+            if answer := question():
+                return answer
         stack.stop_requested.wait(0.25)
-    return False
+    return None
+
+
+def _not_ready(settings: Settings) -> str:
+    log = settings.root / "logs" / "service.log"
+    return (
+        f"the prediction service is not ready after {SERVING_SECONDS:.0f} s, so no first model is trained; "
+        f"see {log} and: evertune status"
+    )
 
 
 def _was_promoted(stack: Stack, ended: Any) -> bool:
-    """Say whether the retrain put a champion in place, so that waiting for the service makes sense."""
+    """Say whether the retrain put a champion in place, so that waiting for the service makes sense.
+
+    Without a row, or while the ledger cannot be read, it may have.
+    """
     from tasks.stores.database import open_database
     from tasks.stores.ledger import Ledger
 
-    row = Ledger(open_database(stack.settings.database)).retrain_by_flow_run(ended.flow_run_id)
-    return row is None or row.record.get("released", "serving") in ("serving", "pending")
+    try:
+        row = Ledger(open_database(stack.settings.database)).retrain_by_flow_run(ended.flow_run_id)
+    except TransientError:
+        return True
+    return row is None or row.record.get("released") in ("serving", "pending")

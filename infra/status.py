@@ -1,5 +1,6 @@
 """What `evertune status` says: the servers of a stack, and where each loop stands."""
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from configs.settings import Settings
 from infra.background import running_stack
 from infra.servers import list_servers
 from infra.service_client import ServiceClient, answers
+from tasks.core.errors import TransientError
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger
 
@@ -103,6 +105,7 @@ def _champion(settings: Settings, loop: str, ledger: Ledger) -> str | None:
     """Return the version that answers, or while no service runs, the one that the audit log ends with."""
     service = ServiceClient(settings)
     if service.is_up():
-        return service.champion_version(loop)
+        with suppress(TransientError):  # it went down, or its own stores do not answer
+            return service.champion_version(loop)
     moves = [row for row in ledger.audit(loop) if row.action != "refuse"]
     return moves[-1].to_version if moves else None

@@ -8,8 +8,7 @@ from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 
 logger = logging.getLogger(__name__)
-Kind = Literal["drift", "refused", "rollback", "retrain", "failed"]
-QUIET_KINDS = {"retrain"}  # news, not something to act on
+Kind = Literal["drift", "refused", "rollback"]  # failed runs are Prefect's own events
 
 
 def emit(kind: Kind, loop: str, payload: dict[str, Any]) -> None:
@@ -19,10 +18,9 @@ def emit(kind: Kind, loop: str, payload: dict[str, Any]) -> None:
     that cannot be sent never fails the run: it is logged. Without a Prefect server, the log is all.
     """
     complete = {"summary": f"{loop}: {kind}", "body": "", "link": "", **payload}
-    level = logging.INFO if kind in QUIET_KINDS else logging.WARNING
-    logger.log(level, "%s of %s: %s", kind, loop, complete["summary"])
+    logger.warning("%s of %s: %s", kind, loop, complete["summary"])
     if not os.environ.get("PREFECT_API_URL"):
-        logger.log(level, "no Prefect server: this alert went to the log only")
+        logger.warning("no Prefect server: this alert went to the log only")
         return
     resource = {"prefect.resource.id": f"evertune.loop.{loop}", "prefect.resource.name": loop}
     try:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
 from configs.schema import Loop
@@ -19,6 +20,7 @@ from tasks.registry import Registered
 from tasks.release import release_version
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger, RetrainRow, StartedBy
+from tasks.stores.model_registry import open_registry
 from tasks.training import Challenger, TrainingPlan
 
 
@@ -38,6 +40,8 @@ def promote_challenger(config: Loop, registered: Registered, evaluation: Evaluat
     decision = evaluation.decision
     if decision.promote:
         outcome = release_version.fn(config, version, who="retrain", why="; ".join(decision.reasons), action="promote")
+        if outcome.status != "refused":  # a challenger that won is none any more
+            open_registry(Settings()).delete_alias(config.name, "challenger")
         return Promotion(outcome.status, time.monotonic() - started)
     refusals = [reason for reason in decision.reasons if reason.startswith("refused")]
     ledger = Ledger(open_database(Settings().database))
@@ -85,7 +89,7 @@ def conclude_trained(
 @task(name="conclude")
 def conclude_skipped(config: Loop, taken: SnapshotTaken, plan: TrainingPlan, started_by: StartedBy) -> dict[str, Any]:
     """Say that nothing is new, in the ledger and as the command's answer."""
-    reason = f"nothing new: data, training configuration and code are those of the {plan.same_as}"
+    reason = f"nothing new: data, training configuration and code are {plan.same_as}"
     record = {
         **_common(config, taken, "skipped"),
         "version": None,
@@ -115,6 +119,7 @@ def _common(config: Loop, taken: SnapshotTaken, status: str) -> dict[str, Any]:
     return {
         "loop": config.name,
         "status": status,
+        "read_at": taken.read_at.isoformat(),
         "snapshot": {"fingerprint": taken.snapshot.fingerprint}
         | {part: counts[part] for part in ("train", "validation", "test", "quarantined")},
     }
@@ -134,8 +139,9 @@ def _write_ledger(config: Loop, record: dict[str, Any], started_by: StartedBy) -
 
 
 def _seconds_since_start() -> float:
-    started = flow_run.scheduled_start_time
-    return (datetime.now(UTC) - started).total_seconds() if started else 0.0
+    """Return the time since the run really began: a queued run waited for others, which is not its cost."""
+    context = FlowRunContext.get()
+    return (datetime.now(UTC) - context.start_time).total_seconds() if context else 0.0
 
 
 def _refusal(config: Loop, version: str, evaluation: Evaluation, refusals: list[str]) -> dict[str, Any]:

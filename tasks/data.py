@@ -15,10 +15,11 @@ from prefect.cache_policies import NO_CACHE
 from configs.load import find_loop
 from configs.schema import Loop
 from configs.settings import Settings
-from tasks.core.errors import DataError, TransientError
-from tasks.core.rows import apply_mends, order_rows, rows_of_feedback
+from tasks.core.errors import DataError
+from tasks.core.rows import apply_mends, order_rows, rows_of_feedback, settle_feedback
 from tasks.core.screening import Screened, screen
 from tasks.core.validation_page import render_validation_page
+from tasks.retries import is_transient
 from tasks.stores.database import open_database
 from tasks.stores.prediction_log import PredictionLog
 from tasks.stores.snapshots import Snapshot, SnapshotStore, fingerprint_rows
@@ -33,43 +34,56 @@ class SnapshotTaken:
     reused: bool
     seconds_snapshot: float
     seconds_validate: float
+    read_at: datetime  # labels that came later are not in it
 
 
 @task(name="read configuration", cache_policy=NO_CACHE)
 def read_loop(loop: str, changes: Sequence[str] = ()) -> Loop:
     """Return a loop's configuration, read afresh from its YAML, after `a.b=value` changes."""
+    before = find_loop(loop, Settings().loops_dir).model_dump(mode="json")
     config = find_loop(loop, Settings().loops_dir, changes)
     for change in changes:
-        get_run_logger().info("changed for this run: %s", change)
+        key = change.partition("=")[0]
+        after = config.model_dump(mode="json")
+        get_run_logger().info("changed for this run: %s: %s -> %s", key, _look_up(before, key), _look_up(after, key))
     return config
 
 
-def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
-    return isinstance(state.result(raise_on_failure=False), TransientError)
+def _look_up(config: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        config = config[int(key)] if isinstance(config, list) else (config or {}).get(key)
+    return config
 
 
-@task(retries=3, retry_delay_seconds=[5, 20, 60], retry_condition_fn=_is_transient, cache_policy=NO_CACHE)
+@task(
+    name="take snapshot",
+    retries=3,
+    retry_delay_seconds=[5, 20, 60],
+    retry_condition_fn=is_transient,
+    cache_policy=NO_CACHE,
+)
 def take_snapshot(config: Loop, config_dir: Path, settings: Settings) -> SnapshotTaken:
     """Load a loop's rows and feedback, and return their snapshot: the one there is, or a new one once validated.
 
     Raises DataError when the set must not be trained on; the champion keeps serving.
     """
     log = get_run_logger()
-    started = time.perf_counter()
+    started, read_at = time.perf_counter(), datetime.now(UTC)
     store = SnapshotStore(settings.snapshots)
     raw = gather_rows(config, config_dir, settings, store)
     fingerprint = fingerprint_rows(raw, config)
     known = store.find(config.name, fingerprint)
     if known is not None:
         log.info("snapshot %s of %s is unchanged: %s", fingerprint, config.name, known.counts)
-        return SnapshotTaken(known, True, time.perf_counter() - started, 0.0)
+        return SnapshotTaken(known, True, time.perf_counter() - started, 0.0, read_at)
     before = time.perf_counter()
     screened = screen(raw, config.data, config.labels)
     seconds_validate = time.perf_counter() - before
     snapshot = _keep(store, config, fingerprint, screened, settings)
     log.info("snapshot %s of %s: %s from %d rows", fingerprint, config.name, snapshot.counts, screened.n_raw)
     _publish(snapshot, settings)
-    return SnapshotTaken(snapshot, False, time.perf_counter() - started - seconds_validate, seconds_validate)
+    seconds_snapshot = time.perf_counter() - started - seconds_validate
+    return SnapshotTaken(snapshot, False, seconds_snapshot, seconds_validate, read_at)
 
 
 def gather_rows(config: Loop, config_dir: Path, settings: Settings, store: SnapshotStore) -> pd.DataFrame:
@@ -77,7 +91,8 @@ def gather_rows(config: Loop, config_dir: Path, settings: Settings, store: Snaps
     rows = load_rows(config, config_dir, settings.root)
     if config.data.use_feedback:
         labelled = PredictionLog(open_database(settings.database)).labelled_rows(config.name)
-        rows = order_rows(pd.concat([rows, rows_of_feedback(labelled)], ignore_index=True))
+        feedback = settle_feedback(rows_of_feedback(labelled), rows)
+        rows = order_rows(pd.concat([rows, feedback], ignore_index=True))
     return apply_mends(rows, store.read_mended(config.name))
 
 

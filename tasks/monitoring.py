@@ -19,13 +19,14 @@ from configs.schema import Loop
 from configs.settings import Settings
 from tasks.alerts import emit
 from tasks.core.drift import Floats
-from tasks.core.errors import DataError, TransientError
+from tasks.core.errors import TransientError
 from tasks.core.expectations import ExpectationResult, validate
 from tasks.core.retraining import Decision, decide, started_at
 from tasks.core.rows import derive_columns
 from tasks.core.verdict import Vote
 from tasks.core.window_check import WindowCheck, check
 from tasks.core.window_record import build_record, describe_drift, is_news, render_decision
+from tasks.retries import is_transient
 from tasks.stores.base_models import resolve_base_model
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger, ReportRow
@@ -58,27 +59,26 @@ class CheckedWindow:
     current: pd.DataFrame
 
 
-def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
-    return isinstance(state.result(raise_on_failure=False), TransientError)
-
-
 RETRIED: dict[str, Any] = {
     "retries": RETRIES,
     "retry_delay_seconds": [2, 10, 30],
-    "retry_condition_fn": _is_transient,
+    "retry_condition_fn": is_transient,
     "cache_policy": NO_CACHE,
     "persist_result": False,
 }
 
 
 @task(name="fetch champion", **RETRIED)
-def fetch_champion(config: Loop) -> Champion:
-    """Return the serving champion and its reference; raises DataError when the loop has none."""
+def fetch_champion(config: Loop) -> Champion | None:
+    """Return the serving champion and its reference; None before the first one, which is no failure of a schedule."""
     settings = Settings()
     registry = open_registry(settings)
     version = registry.find(config.name, "champion")
     if version is None:
-        raise DataError(f"{config.name} has no champion to monitor yet; train one: evertune retrain {config.name}")
+        get_run_logger().info(
+            "%s has no champion to monitor yet; train one: evertune retrain %s", config.name, config.name
+        )
+        return None
     base_model = registry.describe(version)["tags"].get("base_model", config.training.base_model)
     return Champion(version, base_model, registry.fetch_reference(version, settings.root / "models"))
 

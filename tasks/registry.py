@@ -15,6 +15,7 @@ from prefect import get_run_logger, task
 from configs.schema import Loop
 from configs.settings import Settings
 from tasks.core.evidence import write_model_card
+from tasks.core.retrain_plan import gate_key
 from tasks.evaluation import Evaluation
 from tasks.stores.model_registry import ModelVersion, open_registry
 from tasks.stores.snapshots import Snapshot
@@ -54,7 +55,6 @@ def register_challenger(config: Loop, snapshot: Snapshot, challenger: Challenger
     )
     for file in sorted((challenger.folder / "evidence").iterdir()):
         registry.attach(challenger.run_id, file, "evidence")  # the run's page shows plots, the model's page does not
-    registry.finish_run(challenger.run_id)
     registry.set_alias(config.name, "challenger", version.version)
     shutil.rmtree(challenger.folder, ignore_errors=True)
     get_run_logger().info("registered version %s from training run %s", version.version, challenger.run_id)
@@ -85,6 +85,7 @@ def _version_tags(config: Loop, challenger: Challenger, evaluation: Evaluation, 
         "labels": json.dumps(config.labels),
         "base_model": config.training.base_model,
         "snapshot": snapshot.fingerprint,
+        "gate_key": gate_key(config.gate),
         "gate": "promote" if evaluation.decision.promote else "refuse",
         "gate_reasons": " | ".join(evaluation.decision.reasons)[:4900],
         "test_accuracy": f"{scores.accuracy:.4f} [{scores.accuracy_ci[0]:.4f}, {scores.accuracy_ci[1]:.4f}]",

@@ -1,6 +1,7 @@
 """Batch scoring: every row of a file answered by the champion, in parts, with progress."""
 
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,8 +57,6 @@ def score_file(config: Loop, input_path: Path, output_path: Path | None, text_co
         for part in file.parts(ROWS_PER_PART):
             tally.score(part, scored, rejected)
             progress.advance(tally.n_scored + tally.n_rejected)
-    if not tally.n_rejected:
-        rejects.unlink()
     progress.finish()
     listed = str(rejects) if tally.n_rejected else None
     seconds = time.perf_counter() - started
@@ -82,15 +81,24 @@ def load_champion(loop: str) -> tuple[str, Predictor]:
 
 
 def place_output(input_path: Path, output_path: Path | None) -> tuple[Path, Path]:
-    """Return where scored and rejected rows go; raises DataError when that would overwrite the input."""
+    """Return where scored and rejected rows go; raises DataError when one would overwrite other rows."""
     output = output_path or input_path.with_name(f"{input_path.stem}.scored{input_path.suffix}")
     if output.suffix.lower() != input_path.suffix.lower():
         raise DataError(f"{output}: the output keeps the input's format, so its name must end in {input_path.suffix}")
-    if output.resolve() == input_path.resolve():
+    rejects = output.with_name(f"{output.stem}.rejected.csv")
+    if _is_same_file(output, input_path):
         raise DataError(f"{output}: would overwrite the input; give another name")
+    if _is_same_file(rejects, input_path) or _is_same_file(rejects, output):
+        told = "input" if _is_same_file(rejects, input_path) else "output"
+        raise DataError(f"{rejects}: the list of rejected rows would overwrite the {told}; name the output otherwise")
     if not output.parent.is_dir():
         raise DataError(f"{output.parent}: no such folder")
-    return output, output.with_name(f"{input_path.stem}.rejected.csv")
+    return output, rejects
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Say whether two paths lead to one file, through links too."""
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
 class _Tally:
@@ -161,17 +169,42 @@ class _Progress:
 
 @contextmanager
 def _writing(file: ScoreFile, output: Path, rejects: Path, added: list[str]) -> Iterator[tuple[Writer, Writer]]:
-    """Yield writers whose files appear under their names only when all went well."""
-    partial, partial_rejects = (path.with_name(f".{path.name}.partial") for path in (output, rejects))
-    scored, rejected = file.open_writer(partial, added), open_rejects(partial_rejects)
+    """Yield writers whose files appear under their names only when all went well; no rejected row, no list of them."""
+    run = uuid.uuid4().hex[:8]  # nobody else's file has the name of a partial one
+    partial, partial_rejects = (path.with_name(f".{path.name}.{run}.partial") for path in (output, rejects))
     try:
+        scored, rejected = file.open_writer(partial, added), _Rejects(partial_rejects)
         with _closing(scored, rejected):
             yield scored, rejected
+        if rejected.is_open:
+            partial_rejects.replace(rejects)
         partial.replace(output)
-        partial_rejects.replace(rejects)
     finally:
         partial.unlink(missing_ok=True)
         partial_rejects.unlink(missing_ok=True)
+
+
+class _Rejects:
+    """The list of rejected rows: a file from the first one on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: Writer | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether a row was rejected."""
+        return self._writer is not None
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Append rows."""
+        self._writer = self._writer or open_rejects(self._path)
+        self._writer.write(rows)
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 @contextmanager

@@ -2,16 +2,29 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from prefect import get_run_logger, task
 
 from configs.schema import Loop
 from configs.settings import Settings
-from tasks.core.retrain_plan import check_labels, code_version, find_same_training, training_key
+from tasks.core.errors import DataError
+from tasks.core.retrain_plan import (
+    TrainedVersion,
+    check_labels,
+    code_version,
+    find_same_training,
+    gate_key,
+    training_key,
+)
 from tasks.stores.base_models import resolve_base_model
+from tasks.stores.database import open_database
+from tasks.stores.ledger import Ledger
 from tasks.stores.model_registry import open_registry
 from tasks.stores.snapshots import Snapshot, SnapshotStore
 
@@ -20,10 +33,10 @@ SECONDS_BETWEEN_REPORTS = 2.0
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What would be trained, and the version that already is exactly that."""
+    """What would be trained, and which version already is exactly that."""
 
     key: str
-    same_as: str | None  # alias of the version with the same key
+    same_as: str | None  # "those of the champion", and so on
 
 
 @dataclass(frozen=True)
@@ -37,21 +50,45 @@ class Challenger:
     facts: dict[str, Any]
 
 
+@contextmanager
+def only_retrain(loop: str) -> Iterator[None]:
+    """Hold the loop's retrain lock: two retrains would share, and delete, each other's checkpoints.
+
+    Prefect's concurrency limit queues deployments' runs; this also stops a retrain started beside them in a terminal.
+    """
+    folder = Settings().root / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / f"{loop}.retrain.lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise DataError(f"another retrain of '{loop}' runs with this home; wait for its end") from error
+
+
 @task(name="plan training")
 def plan_training(config: Loop, snapshot: Snapshot, force: bool) -> TrainingPlan:
-    """Say what a training run would give, and whether champion or challenger is that already."""
-    registry = open_registry(Settings())
+    """Say what a training run would give, and whether a version is that already."""
+    settings = Settings()
+    registry = open_registry(settings)
     key = training_key(snapshot.fingerprint, config.training, code_version())
-    trained = {}
-    for alias in ("champion", "challenger"):
-        version = registry.find(config.name, alias)
-        if version is not None:
-            tags = registry.describe(version)["tags"]
-            trained[alias] = tags.get("training_key", "")
-            if alias == "champion" and "labels" in tags:
-                check_labels(config.name, config.labels, json.loads(tags["labels"]))
-    same_as = None if force else find_same_training(key, trained)
-    get_run_logger().info("training key %s: %s", key, f"same as the {same_as}" if same_as else "new")
+    champion = registry.find(config.name, "champion")
+    tags = registry.tags_by_version(config.name)
+    if champion is not None and "labels" in tags.get(champion.version, {}):
+        check_labels(config.name, config.labels, json.loads(tags[champion.version]["labels"]))
+    trained = [
+        TrainedVersion(version, of.get("training_key", ""), of.get("gate_key", ""), of.get("gate") == "refuse")
+        for version, of in tags.items()
+    ]
+    moves = Ledger(open_database(settings.database)).audit(config.name)
+    served = {move.to_version for move in moves if move.action != "refuse" and move.to_version is not None}
+    same_as = None
+    if not force:
+        same_as = find_same_training(
+            key, gate_key(config.gate), trained, champion.version if champion else None, served
+        )
+    get_run_logger().info(
+        "training key %s: %s", key, f"data, configuration and code are {same_as}" if same_as else "new"
+    )
     return TrainingPlan(key, same_as)
 
 
@@ -70,6 +107,7 @@ def fine_tune_challenger(config: Loop, snapshot: Snapshot, plan: TrainingPlan) -
     registry = open_registry(settings)
     run_id = registry.start_run(config.name, f"{config.name} {plan.key[:8]}", _params(config), _tags(plan, snapshot))
     try:
+        registry.log_config(run_id, config.model_dump(mode="json"))
         registry.log_dataset(run_id, config.name, snapshot.fingerprint, snapshot.url, snapshot.counts)
         started = time.monotonic()
         reporter = _Reporter(registry, run_id)
@@ -84,6 +122,7 @@ def fine_tune_challenger(config: Loop, snapshot: Snapshot, plan: TrainingPlan) -
         registry.finish_run(run_id, failed=True)
         raise
     reporter.close()
+    registry.finish_run(run_id)  # registering opens it again; a run that fails before must not look alive for ever
     seconds = time.monotonic() - started
     facts = {
         "base model": config.training.base_model,

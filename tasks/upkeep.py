@@ -19,9 +19,13 @@ CHECKPOINT_DAYS = 7  # a killed retrain that nobody continued for a week
 
 @task(task_run_name="purge predictions of {config.name}", persist_result=False, cache_policy=NO_CACHE)
 def purge_predictions(config: Loop) -> int:
-    """Delete a loop's predictions and their feedback beyond serving.retention_days; return how many."""
-    before = datetime.now(UTC) - timedelta(days=config.serving.retention_days)
-    n_deleted = PredictionLog(open_database(Settings().database)).purge(before, config.name)
+    """Delete a loop's predictions beyond serving.retention_days, labelled ones beyond their own; return how many."""
+    log = PredictionLog(open_database(Settings().database))
+    now = datetime.now(UTC)
+    n_deleted = log.purge(now - timedelta(days=config.serving.retention_days), config.name)
+    if config.data.feedback_retention_days is not None:
+        before = now - timedelta(days=config.data.feedback_retention_days)
+        n_deleted += log.purge(before, config.name, labelled=True)
     logger.info("%s: %d predictions older than %d days deleted", config.name, n_deleted, config.serving.retention_days)
     return n_deleted
 

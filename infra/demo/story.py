@@ -25,6 +25,8 @@ from infra.demo.score import LiveAccuracy, format_table, measure
 from infra.demo.sink import AlertSink, open_sink
 from infra.demo.traffic import Answered, Traffic
 from infra.ports import find_free_port
+from infra.stack import stop_leftovers
+from tasks.core.errors import TransientError
 
 Say = Callable[[str], None]
 T = TypeVar("T")
@@ -47,13 +49,14 @@ class DemoFailed(RuntimeError):
 def run_demo(settings: Settings, output: Path, say: Say) -> int:
     """Run the whole story in a home of its own; return 0 only if every step was observed."""
     home = settings.root / "demo"
+    stop_leftovers(home, say)
     shutil.rmtree(home, ignore_errors=True)
     template = find_loop_file(LOOP, settings.loops_dir)
     say("preparing texts: product reviews to learn from, product reviews and tweets to come by")
     corpora = prepare(template, home / "loops", settings.root, FRESH_TWEETS)
     with open_sink() as sink:
         environment = _environment(home, sink)
-        with _running_stack(environment, home, say):
+        with _running_stack(environment, say):
             story = Story(Settings.model_validate(_own_settings(environment)), corpora, sink, say)
             try:
                 story.tell()
@@ -180,7 +183,10 @@ def _environment(home: Path, sink: AlertSink) -> dict[str, str]:
     """Return the environment of the demo's own stack: its own home, loops, ports and alert channel."""
     ports = {f"EVERTUNE_{server}_PORT": str(find_free_port()) for server in ("PREFECT", "MLFLOW", "API")}
     own = {"EVERTUNE_HOME": str(home), "EVERTUNE_LOOPS_DIR": str(home / "loops"), ALERT_VARIABLE: sink.apprise_url}
-    return {**os.environ, **ports, **own}
+    theirs = {
+        name: value for name, value in os.environ.items() if not name.startswith("EVERTUNE_")
+    }  # never their servers
+    return {**theirs, **ports, **own}
 
 
 def _own_settings(environment: Mapping[str, str]) -> dict[str, str]:
@@ -189,18 +195,26 @@ def _own_settings(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def _running_stack(environment: dict[str, str], home: Path, say: Say) -> Iterator[None]:
-    """Run `evertune up` beside us until the story is told."""
+def _running_stack(environment: dict[str, str], say: Say) -> Iterator[None]:
+    """Run `evertune up` beside us until the story is told, and stop it however that ends."""
     command = [sys.executable, "-m", "infra.cli"]
     say("starting a stack of its own and training the first model (about three minutes)")
-    subprocess.run([*command, "up", "--detach"], env=environment, check=True, timeout=1200)
-    say(f"watch it: Prefect http://127.0.0.1:{environment['EVERTUNE_PREFECT_PORT']}  "
-        f"MLflow http://127.0.0.1:{environment['EVERTUNE_MLFLOW_PORT']}  "
-        f"service http://127.0.0.1:{environment['EVERTUNE_API_PORT']}")  # fmt: skip
     try:
+        started = subprocess.run([*command, "up", "--detach"], env=environment, check=False, timeout=1200)
+        if started.returncode != 0:
+            raise TransientError(
+                f"the demo's stack did not start (exit code {started.returncode}); see the lines above"
+            )
+        _tell_where(environment, say)
         yield
     finally:
         subprocess.run([*command, "down"], env=environment, check=False, timeout=120)
+
+
+def _tell_where(environment: Mapping[str, str], say: Say) -> None:
+    say(f"watch it: Prefect http://127.0.0.1:{environment['EVERTUNE_PREFECT_PORT']}  "
+        f"MLflow http://127.0.0.1:{environment['EVERTUNE_MLFLOW_PORT']}  "
+        f"service http://127.0.0.1:{environment['EVERTUNE_API_PORT']}")  # fmt: skip
 
 
 def _conclude(story: Story, failure: str | None, output: Path, say: Say) -> int:
@@ -212,7 +226,7 @@ def _conclude(story: Story, failure: str | None, output: Path, say: Say) -> int:
     result = {
         "observed_everything": observed,
         "failure": failure,
-        "accuracy": {phase: asdict(row) for phase, row in by_phase.items()},
+        "accuracy": {phase: asdict(row) if row.n else None for phase, row in by_phase.items()},
         "minutes_drift_to_alert": story.minutes("another genre", "alert"),
         "minutes_drift_to_champion": story.minutes("another genre", "service answers"),
         "minutes_labels_to_champion": story.minutes("labels come in", "service answers"),

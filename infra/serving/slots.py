@@ -101,7 +101,8 @@ class Slot:
     async def switch_to(self, version: "ModelVersion", registry: Registry) -> dict[str, float]:
         """Load, check and serve a version; returns what the checks measured.
 
-        Raises VersionRefused when a check fails: the old version then serves on. Nobody waits for the load.
+        Raises VersionRefused when a check fails: the old version then serves on. Nobody waits for the load. The version
+        that served before a restart has shown its latency: a start loads the machine, and a trial would mean nothing.
         """
         async with self._lock:
             if self.served is not None and self.served.version == version.version:
@@ -109,8 +110,9 @@ class Slot:
             try:
                 predictor, checks = await asyncio.to_thread(self._load, version, registry)
             except DataError as error:
+                level = logging.DEBUG if self.refused == version.version else logging.ERROR  # a retry is told once
                 self.refused = version.version
-                logger.error("%s: version %s is refused: %s", self.loop.name, version.version, error)
+                logger.log(level, "%s: version %s is refused: %s", self.loop.name, version.version, error)
                 raise VersionRefused(str(error)) from error
             previous = self.served
             self.served = Served(version.version, predictor, self._since(version.version))
@@ -122,13 +124,16 @@ class Slot:
         )
         return checks
 
-    async def recall(self) -> None:
-        """Serve what served last, from this machine's cache: used while the registry cannot be asked."""
+    async def recall(self, reason: str) -> None:
+        """Serve what served last, from this machine's cache, while the champion cannot be served for a reason.
+
+        Never a version that was refused: its checks said that it must not answer.
+        """
         async with self._lock:
             if self.served is not None:
                 return
             version = self._recollect().get("version")
-            if version is None:
+            if version is None or version == self.refused:
                 return
             try:
                 folder = self._cache / self.loop.name / version / "bundle"
@@ -137,7 +142,7 @@ class Slot:
                 return
             self.served = Served(version, predictor, self._since(version))
         self._on_swap(self.loop.name, version)
-        logger.warning("%s: the registry cannot be asked; version %s serves as before", self.loop.name, version)
+        logger.warning("%s: version %s serves as before the restart: %s", self.loop.name, version, reason)
 
     @property
     def _memory(self) -> Path:
@@ -165,8 +170,9 @@ class Slot:
     def _load(self, version: "ModelVersion", registry: Registry) -> tuple[Predictor, dict[str, float]]:
         folder = registry.fetch_bundle(version, self._cache)
         predictor = Predictor.load(folder, self._threads)
+        served_before = self.served is None and self._recollect().get("version") == version.version
         try:
-            return predictor, check_version(predictor, self.loop)
+            return predictor, check_version(predictor, self.loop, time_it=not served_before)
         except DataError:
             raise
         except Exception as error:  # the engine raises what it likes; whatever it is, such a version never serves
@@ -211,7 +217,7 @@ class Slot:
         return answers
 
 
-def check_version(predictor: Predictor, loop: Loop) -> dict[str, float]:
+def check_version(predictor: Predictor, loop: Loop, time_it: bool = True) -> dict[str, float]:
     """Return what was measured; raises VersionRefused when labels, stored cases or latency are not as they must be."""
     if predictor.manifest.loop != loop.name:
         raise VersionRefused(f"it was made for loop '{predictor.manifest.loop}', not for '{loop.name}'")
@@ -222,6 +228,8 @@ def check_version(predictor: Predictor, loop: Loop) -> dict[str, float]:
         raise VersionRefused(
             f"a stored case differs by {difference:.4f}, {loop.release.max_case_difference:.4f} is allowed"
         )
+    if not time_it:
+        return {"largest_case_difference": round(difference, 6)}
     seconds = []
     for _ in range(LATENCY_TRIALS):
         started = time.perf_counter()
@@ -239,25 +247,23 @@ def new_prediction_id() -> str:
 
 
 async def follow_alias(slot: Slot, open_registry: Callable[[], Registry]) -> str | None:
-    """Serve what the champion alias names; while the registry cannot be asked, what served last.
+    """Serve what the champion alias names; at a start where that cannot be, what served last.
 
+    A refused champion is tried again for as long as nothing serves: what was slow while everything started may pass.
     Returns the champion when it serves, else None.
     """
     try:
         registry = await asyncio.to_thread(open_registry)
         champion = await asyncio.to_thread(registry.find, slot.loop.name, "champion")
-        if champion is not None and champion.version == slot.refused:
+        if champion is not None and champion.version == slot.refused and slot.served is not None:
             return None  # told when it was refused
         if champion is not None:
             await slot.switch_to(champion, registry)
     except (DataError, TransientError) as error:
-        if isinstance(error, TransientError):
-            await slot.recall()
+        await slot.recall(str(error))
         if slot.problem != str(error):
-            serves = slot.served and slot.served.version
-            logger.warning(
-                "%s: the champion cannot be followed, version %s serves on: %s", slot.loop.name, serves, error
-            )
+            state = f"version {slot.served.version} serves on" if slot.served else "nothing serves, it is tried again"
+            logger.warning("%s: the champion cannot be followed, %s: %s", slot.loop.name, state, error)
         slot.problem = str(error)
         return None
     slot.problem = None

@@ -12,6 +12,10 @@ class Move(Protocol):
         """What was done: promote, release, rollback or refuse."""
 
     @property
+    def from_version(self) -> str | None:
+        """The champion before."""
+
+    @property
     def to_version(self) -> str | None:
         """The version that became champion."""
 
@@ -20,16 +24,21 @@ def find_previous_champion(moves: Iterable[Move], current: str) -> str | None:
     """Return the version that served before the current one, or None when there was none.
 
     A rollback takes the versions above its target off the history, so a second one goes further back and never returns
-    to the version that was just rolled back.
+    to the version that was just rolled back. One to a version that never served, or to none (the service refused the
+    first model), takes off what it left.
     """
     served: list[str] = []
     for move in moves:
         version = move.to_version
-        if version is None or move.action == "refuse":
+        if move.action == "refuse":
             continue
         if move.action == "rollback" and version in served:
             served = served[: len(served) - served[::-1].index(version)]
-        elif not served or served[-1] != version:
+            continue
+        if move.action == "rollback":
+            while served and served[-1] == move.from_version:
+                served.pop()
+        if version is not None and served[-1:] != [version]:
             served.append(version)
     if current in served:
         served = served[: len(served) - served[::-1].index(current)]

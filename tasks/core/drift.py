@@ -68,9 +68,11 @@ def compare(
     """Test whether both sides come from one population, by permuting whole groups.
 
     Any test fires falsely in at most `alpha` of windows, all tests together. 500 texts of one user are one witness.
-    Both sides need at least two groups; see `can_fire`.
+    Raises ValueError unless both sides have two groups or more: ask `can_fire` first.
     """
     codes, is_reference_G = _pool_groups(reference.groups, current.groups)
+    if min(is_reference_G.sum(), (~is_reference_G).sum()) < 2:
+        raise ValueError("one group alone says nothing about chance; ask can_fire first")
     splits_PG = _permute(is_reference_G, permutations, seed)
     ks_P, ks = _compare_distributions(_stack(reference.probabilities, current.probabilities), codes, splits_PG)
     mmd2_P, mmd = _compare_embeddings(_stack(reference.embeddings, current.embeddings), codes, splits_PG)

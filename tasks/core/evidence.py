@@ -13,6 +13,7 @@ from tasks.core.metrics import Scores, confusion_matrix
 from tasks.core.promotion import GateDecision
 
 Floats = npt.NDArray[np.floating]
+LOGGED_DECIMALS = 6  # as the prediction service answers and logs
 
 
 def build_reference(
@@ -29,16 +30,25 @@ def build_reference(
             "group": test["group"].to_numpy(),
             "label": test["label"].to_numpy(),
             "predicted": np.asarray(labels, dtype=object)[probabilities.argmax(1)],
-            "score": probabilities.max(1),
+            "score": as_logged(probabilities.max(1)),
             "n_chars": test["text"].str.len().to_numpy(),
             "n_words": test["text"].str.split().str.len().to_numpy(),
             "n_tokens": n_tokens,
         }
     )
     for position, label in enumerate(labels):
-        reference[f"p_{label}"] = probabilities[:, position]
+        reference[f"p_{label}"] = as_logged(probabilities[:, position])
     reference["embedding"] = list(embeddings)
     return reference
+
+
+def as_logged(probabilities: Floats) -> Floats:
+    """Return probabilities as exact as the prediction log keeps them.
+
+    With more digits than the log, a confident model's ties at 0 and 1 would be broken on one side only, and
+    Kolmogorov–Smirnov would find drift in every window.
+    """
+    return np.round(probabilities.astype(np.float64), LOGGED_DECIMALS)
 
 
 def list_hardest_errors(

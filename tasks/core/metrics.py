@@ -13,6 +13,7 @@ from scipy.optimize import minimize_scalar
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+TEMPERATURE_BOUNDS = (float(np.log(0.5)), float(np.log(12)))  # rows without an error would have it run off to 0
 
 
 @dataclass(frozen=True)
@@ -119,5 +120,5 @@ def fit_temperature(logits: npt.NDArray[np.floating], gold: Ints) -> float:
         log_sums = np.logaddexp.reduce(scaled, axis=1)
         return float((log_sums - scaled[np.arange(len(gold)), gold]).mean())
 
-    best = minimize_scalar(negative_log_likelihood, bounds=(-2.5, 2.5), method="bounded")
+    best = minimize_scalar(negative_log_likelihood, bounds=TEMPERATURE_BOUNDS, method="bounded")
     return float(np.exp(best.x))

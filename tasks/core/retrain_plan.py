@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from configs.schema import Training
+from configs.schema import Gate, Training
 from tasks.core.errors import DataError
 
 CORE = Path(__file__).parent
@@ -26,9 +27,39 @@ def training_key(fingerprint: str, training: Training, code: str) -> str:
     return hashlib.sha256(parts.encode()).hexdigest()[:24]
 
 
-def find_same_training(key: str, trained: Mapping[str, str]) -> str | None:
-    """Return the alias whose version was trained with this very key, or None: `trained` maps alias to key."""
-    return next((alias for alias, known in trained.items() if known == key), None)
+def gate_key(gate: Gate) -> str:
+    """Return a hash of the rules: a challenger that one gate refused deserves another hearing by another."""
+    return hashlib.sha256(gate.model_dump_json().encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class TrainedVersion:
+    """What a registered version's tags say of its origin."""
+
+    version: str
+    training_key: str
+    gate_key: str
+    is_refused: bool
+
+
+def find_same_training(
+    key: str, gate: str, trained: Sequence[TrainedVersion], champion: str | None, served: Collection[str]
+) -> str | None:
+    """Return why training this key again gives nothing new, or None when a run is worth its cost.
+
+    The same key gives the same model. It is nothing new if that model is champion, has served before (a rollback must
+    not be undone by the next night), or was refused by this very gate. `served` holds versions that ever were champion.
+    """
+    for known in trained:
+        if known.training_key != key:
+            continue
+        if known.version == champion:
+            return "those of the champion"
+        if known.version in served:
+            return f"those of version {known.version}, which served before and was taken back"
+        if known.is_refused and known.gate_key == gate:
+            return f"those of version {known.version}, which this gate refused"
+    return None
 
 
 def check_labels(loop: str, wanted: Sequence[str], champions: Sequence[str]) -> None:

@@ -50,8 +50,6 @@ def decide(
 
 
 def started_at(ended_at: datetime, record: Mapping[str, Any]) -> datetime:
-    """Return when an ended retrain began: labels that came later are new to it, for it had read its rows by then.
-
-    Without a record of its seconds, its end.
-    """
-    return ended_at - timedelta(seconds=float(record.get("seconds", {}).get("total", 0.0)))
+    """Return when an ended retrain read its rows: labels that came later are new to it. Without a record, its end."""
+    read_at = record.get("read_at")
+    return datetime.fromisoformat(read_at) if read_at else ended_at

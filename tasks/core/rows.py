@@ -70,6 +70,23 @@ def rows_of_feedback(labelled: pd.DataFrame) -> pd.DataFrame:
     return rows[RAW_COLUMNS]
 
 
+def settle_feedback(feedback: pd.DataFrame, sources: pd.DataFrame) -> pd.DataFrame:
+    """Return feedback with one row per normalised text: the oldest of its majority label; none where labels tie.
+
+    Texts that a source labels are left out. So neither a slip nor ill will of one caller can contradict rows of the
+    sources into quarantine, frozen test rows among them.
+    """
+    texts = feedback["text"].map(normalise_text)
+    unknown = ~texts.isin({normalise_text(text) for text in sources["text"].dropna()})
+    kept = feedback[unknown].assign(normalised=texts[unknown])
+    votes = kept.groupby(["normalised", "label"]).size().rename("votes").reset_index()
+    best = votes[votes["votes"] == votes.groupby("normalised")["votes"].transform("max")]
+    best = best[~best["normalised"].duplicated(keep=False)]
+    settled = kept.merge(best[["normalised", "label"]], on=["normalised", "label"])
+    oldest_first = settled.sort_values(["observed_at", "row_id"], kind="stable", na_position="first")
+    return oldest_first.drop_duplicates("normalised")[list(feedback.columns)]
+
+
 def order_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Return raw rows in an order that does not depend on the source's; an id that comes again gets #2, #3, …"""
     ordered = rows.sort_values(["row_id", "text", "label"], kind="stable", ignore_index=True)
@@ -144,7 +161,7 @@ def _labels(
     if columns.label is not None:
         given = table[columns.label].astype("str").str.strip()
         return given.where(given != "")
-    assert rating_labels is not None  # noqa: S101 - the schema demands a label column or rating_labels
+    assert rating_labels is not None
     made = [None if np.isnan(r) else label_of_rating(r, labels, rating_labels.thresholds) for r in ratings]
     return pd.Series(made, index=table.index, dtype="str")
 

@@ -11,7 +11,7 @@ from configs.schema import Monitoring
 from tasks.core.drift import DriftTest, Floats, Sample, ShareShift, can_fire, compare, sample_groups, shift_shares
 from tasks.core.errors import DataError
 from tasks.core.performance import EstimatedAccuracy, MeasuredAccuracy, estimate_accuracy, measure_accuracy
-from tasks.core.verdict import Verdict, Vote, is_vote, judge
+from tasks.core.verdict import Verdict, Vote, count_rows_for_vote, judge
 
 Embed = Callable[[Sequence[str]], Floats]  # texts to vectors [N, D], as those of the reference were made
 
@@ -56,7 +56,8 @@ def check(
     """
     n_fresh = int((current["at"] > earlier[0].newest_row_at).sum()) if earlier else len(current)
     shortage = find_shortage(current, reference, rules)
-    counts = shortage is None and is_vote(num_fresh_rows=n_fresh, min_rows=rules.window.min_rows, earlier=earlier)
+    needed = count_rows_for_vote(len(current), rules.window.min_rows)
+    counts = shortage is None and (not earlier or n_fresh >= needed)
     tests = _test_drift(current, reference, rules, embed) if shortage is None else ()
     oldest, newest = _span(current)
     verdict = Verdict("too few", shortage or "")
@@ -64,7 +65,7 @@ def check(
         vote = Vote(now, newest, any(test.fires for test in tests))
         verdict = judge(newest=vote, earlier=earlier if counts else earlier[1:], k=rules.k, n=rules.n)
     if shortage is None and not counts:
-        again = f"{n_fresh} new texts since the last window, {rules.window.min_rows} make a window of its own"
+        again = f"{n_fresh} new texts since the last window, {needed} make a window of its own"
         verdict = replace(verdict, reason=f"{verdict.reason}; {again}")
     return WindowCheck(
         at=now,

@@ -12,6 +12,26 @@ from tasks.core.window_check import WindowCheck
 EFFECTS = {"outputs": "largest distance of a class's probabilities, 0–1", "embeddings": "mean discrepancy of texts"}
 
 
+def no_champion_record(loop: str) -> dict[str, Any]:
+    """Return the JSON object of `evertune monitor --json` for a loop that has no champion yet: nothing to compare."""
+    reason = f"no champion yet; train one: evertune retrain {loop}"
+    return {
+        "loop": loop,
+        "report_id": None,
+        "version": None,
+        "verdict": "too few",
+        "reason": reason,
+        "since": None,
+        "window": {"n": 0, "from": None, "to": None, "groups": 0, "is_vote": False},
+        "tests": [],
+        "accuracy": {"measured": None, "interval": None, "estimated": None, "n_labelled": 0},
+        "shares": [],
+        "live": [],
+        "decision": {"action": "wait", "reason": reason, "flow_run_id": None},
+        "report_url": None,
+    }
+
+
 def build_record(
     loop: str,
     report_id: str,

@@ -9,6 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from sqlalchemy import (
     JSON,
+    URL,
     Boolean,
     Column,
     Connection,
@@ -27,7 +28,15 @@ from sqlalchemy import (
     make_url,
     text,
 )
-from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, InterfaceError, ProgrammingError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.types import TypeDecorator
 
@@ -36,6 +45,7 @@ from tasks.core.errors import TransientError
 
 BUSY_SECONDS = 10  # how long a writer waits for another one
 OPEN_SECONDS = 30
+ACCEPTED_URLS = "accepted: sqlite:////absolute/file.db or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
 CREATE_LOCK = 0x65767475  # PostgreSQL advisory lock: one process creates tables at a time
 
 metadata = MetaData()
@@ -168,7 +178,8 @@ def open_database(url: str) -> Engine:
     """Return an engine whose tables exist; several processes may open the same database at once.
 
     SQLite: write-ahead log with synchronous=NORMAL, so a committed row outlives a kill of the process (after a power
-    cut the last commits may be missing, the file is whole). Raises TransientError when the database is out of reach.
+    cut the last commits may be missing, the file is whole). Raises TransientError when the database is out of reach,
+    ConfigError for a URL that cannot be used.
     """
     engine = _make_engine(url)
     file = _sqlite_file(url)
@@ -214,9 +225,17 @@ def _transient_errors(engine: Engine) -> Iterator[None]:
 
 
 def _make_engine(url: str) -> Engine:
-    if make_url(url).get_backend_name() != "sqlite":
+    if _parse(url).get_backend_name() != "sqlite":
         options = {"connect_timeout": 5, "options": "-c timezone=UTC -c statement_timeout=60000"}
-        return create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=options)
+        try:
+            return create_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=options)
+        except ImportError as error:
+            raise ConfigError(
+                f"EVERTUNE_DATABASE_URL: the driver '{error.name}' is not installed; {ACCEPTED_URLS}, "
+                "with pip install 'evertune[postgresql]'"
+            ) from error
+        except SQLAlchemyError as error:  # a driver that SQLAlchemy does not know
+            raise ConfigError(f"EVERTUNE_DATABASE_URL: {error}; {ACCEPTED_URLS}") from error
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
@@ -250,8 +269,19 @@ def _create_tables(engine: Engine) -> None:
         metadata.create_all(connection)
 
 
+def _parse(url: str) -> URL:
+    """Return the parts of a URL; raises ConfigError, without the URL's secret, unless it is SQLite or PostgreSQL."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # the text of a ValueError may hold the password, so no error is chained
+        raise ConfigError(f"EVERTUNE_DATABASE_URL: not a database URL; {ACCEPTED_URLS}") from None
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ConfigError(f"EVERTUNE_DATABASE_URL: no database '{parsed.get_backend_name()}'; {ACCEPTED_URLS}")
+    return parsed
+
+
 def _sqlite_file(url: str) -> Path | None:
-    parsed = make_url(url)
+    parsed = _parse(url)
     if parsed.get_backend_name() != "sqlite":
         return None
     if not parsed.database or parsed.database == ":memory:":

@@ -1,7 +1,7 @@
 """Model versions, their aliases and their evidence in MLflow; nothing else in the house knows how MLflow keeps them.
 
-A version's files lie under its LoggedModel: `artifacts/bundle` (what is served), `artifacts/checkpoint` (safetensors and
-tokenizer), `artifacts/evidence` (reference.parquet, gate.json, plots, validation page).
+A version's files lie under its LoggedModel: `artifacts/bundle` (what is served), `artifacts/checkpoint` (safetensors
+and tokenizer), `artifacts/evidence` (reference.parquet, gate.json, plots, hardest errors).
 """
 
 import contextlib
@@ -75,6 +75,12 @@ class ModelRegistry:
             found = self._client.search_model_versions(f"name = '{loop}'", max_results=1000)
         return [_as_version(version) for version in sorted(found, key=lambda version: -int(version.version))]
 
+    def tags_by_version(self, loop: str) -> dict[str, dict[str, str]]:
+        """Return every version's tags, newest version first."""
+        with _translated(f"list the versions of {loop}"):
+            found = self._client.search_model_versions(f"name = '{loop}'", max_results=1000)
+        return {str(one.version): dict(one.tags) for one in sorted(found, key=lambda one: -int(one.version))}
+
     def describe(self, version: ModelVersion) -> dict[str, Any]:
         """Return a version's tags, metrics, description and creation time (milliseconds since 1970)."""
         with _translated(f"describe {version.loop} version {version.version}"):
@@ -126,6 +132,11 @@ class ModelRegistry:
         with _translated("attach the snapshot"):
             tags = [InputTag("mlflow.data.context", "training")]
             self._client.log_inputs(run_id, [DatasetInput(dataset, tags)])
+
+    def log_config(self, run_id: str, config: Mapping[str, Any]) -> None:
+        """Keep the resolved configuration with the training run: it can be repeated from its own page."""
+        with _translated("keep the configuration"):
+            self._client.log_dict(run_id, dict(config), "config.json")
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int, now_ms: int) -> None:
         """Log one point of each curve."""
@@ -186,6 +197,7 @@ class ModelRegistry:
 
     def _fetch(self, version: ModelVersion, part: str, cache: Path) -> Path:
         target = cache / version.loop / version.version / part
+        self._forget_others(target.parent, version)
         name = f"{version.loop} version {version.version}"
         if target.is_dir():
             return target
@@ -199,6 +211,18 @@ class ModelRegistry:
         if not target.is_dir():
             raise TransientError(f"{target}: the {part} could not be stored")
         return target
+
+    @staticmethod
+    def _forget_others(folder: Path, version: ModelVersion) -> None:
+        """Empty a version's cache that another registry filled: numbers start again where a model is made again."""
+        origin = folder / "run_id"
+        if folder.is_dir() and (not origin.is_file() or origin.read_text(encoding="utf-8") != version.run_id):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not origin.is_file():
+            partial = folder / f"run_id.{os.getpid()}"
+            partial.write_text(version.run_id, encoding="utf-8")
+            partial.replace(origin)
 
     def _experiment(self, loop: str) -> str:
         found = self._client.get_experiment_by_name(loop)

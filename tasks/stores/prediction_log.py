@@ -130,14 +130,29 @@ class PredictionLog:
         What they counted for stays in `usage`. Raises DataError without any criterion.
         """
         wanted = {"prediction_id": prediction_id, "key_id": key_id, "group": group}
-        criteria = [predictions.c[name] == value for name, value in wanted.items() if value is not None]
-        if not criteria:
-            raise DataError("erase: name a prediction_id, a key_id or a group; nothing was erased")
-        return self._delete(and_(*criteria))
+        return self._delete(_criterion(wanted))
 
-    def purge(self, before: datetime, loop: str | None = None) -> int:
-        """Delete predictions older than a time, of one loop or of all, with their feedback; return how many went."""
-        older = predictions.c.at < before
+    def find_ids(
+        self, *, prediction_id: str | None = None, key_id: str | None = None, group: str | None = None
+    ) -> dict[str, list[str]]:
+        """Return the prediction ids that `erase` would delete, per loop."""
+        criterion = _criterion({"prediction_id": prediction_id, "key_id": key_id, "group": group})
+        found: dict[str, list[str]] = {}
+        with reading(self._engine) as connection:
+            for loop, known in connection.execute(
+                select(predictions.c.loop, predictions.c.prediction_id).where(criterion)
+            ):
+                found.setdefault(loop, []).append(known)
+        return found
+
+    def purge(self, before: datetime, loop: str | None = None, labelled: bool = False) -> int:
+        """Delete predictions older than a time, of one loop or all; return how many. Usage stays.
+
+        Either those without feedback or, `labelled`, those with it: labels are training rows, and some of them frozen
+        test rows, so they have a time of their own.
+        """
+        with_feedback = predictions.c.prediction_id.in_(select(feedback.c.prediction_id))
+        older = and_(predictions.c.at < before, with_feedback if labelled else ~with_feedback)
         return self._delete(older if loop is None else and_(older, predictions.c.loop == loop))
 
     def usage(self, key_id: str | None, since: datetime, until: datetime) -> pd.DataFrame:
@@ -159,6 +174,13 @@ class PredictionLog:
             connection.execute(delete(feedback).where(feedback.c.prediction_id.in_(doomed)))
             connection.execute(delete(predictions).where(criterion))
         return sum(row["texts"] for row in counted)
+
+
+def _criterion(wanted: dict[str, str | None]) -> ColumnElement[bool]:
+    criteria = [predictions.c[name] == value for name, value in wanted.items() if value is not None]
+    if not criteria:
+        raise DataError("erase: name a prediction_id, a key_id or a group; nothing was erased")
+    return and_(*criteria)
 
 
 def _between(column: ColumnElement[Any], since: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:

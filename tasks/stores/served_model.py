@@ -1,4 +1,4 @@
-"""The bundle as an MLflow model: logged as code, not as a pickle, so `mlflow models serve` and `pyfunc` load it anywhere."""
+"""The bundle as an MLflow model: logged as code, not as a pickle, so that plain MLflow loads it anywhere."""
 
 from pathlib import Path
 from typing import Any

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -148,6 +149,32 @@ class SnapshotStore:
     def write_mended(self, loop: str, mended: pd.DataFrame) -> None:
         """Keep mended rows; they take effect in the next snapshot."""
         self._write(f"{loop}/mended.parquet", _parquet(mended[MEND_COLUMNS]))
+
+    def erase_rows(self, loop: str, row_ids: Collection[str]) -> list[str]:
+        """Delete every snapshot, refused set and mended row that holds one of the rows; return the fingerprints gone.
+
+        A snapshot is never rewritten, so it goes whole; the next retrain takes one without these rows.
+        """
+        records = [*self._records(loop, "manifest.json"), *self._records(loop, "refused.json")]
+        gone = sorted(
+            {record["fingerprint"] for record in records if self._holds(loop, record["fingerprint"], row_ids)}
+        )
+        for fingerprint in gone:
+            try:
+                self._fs.rm(f"{self._root}/{loop}/{fingerprint}", recursive=True)
+            except OSError as error:
+                raise TransientError(f"{self._url(f'{loop}/{fingerprint}')} cannot be deleted: {error}") from error
+        mended = self.read_mended(loop)
+        if mended["row_id"].isin(list(row_ids)).any():
+            self.write_mended(loop, mended[~mended["row_id"].isin(list(row_ids))])
+        return gone
+
+    def _holds(self, loop: str, fingerprint: str, row_ids: Collection[str]) -> bool:
+        contents = (self._read(f"{loop}/{fingerprint}/{name}.parquet") for name in (*SPLITS, "quarantine"))
+        frames = (
+            pd.read_parquet(io.BytesIO(content), columns=["row_id"]) for content in contents if content is not None
+        )
+        return any(frame["row_id"].isin(list(row_ids)).any() for frame in frames)
 
     def _read_frame(self, snapshot: Snapshot, name: str) -> pd.DataFrame:
         content = self._read(f"{snapshot.loop}/{snapshot.fingerprint}/{name}")

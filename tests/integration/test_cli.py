@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from infra.cli import main
-from infra.credentials import ensure_first_key, ensure_operator_token, read_first_key
+from infra.credentials import ensure_first_key, ensure_operator_token, make_home, open_private, read_first_key
 from infra.preflight import find_package_problems, read_settings
+from infra.running import _raise_for
 from tests.support.ports import free_port
 from tests.support.toy_loop import write_toy_loop
 
@@ -50,7 +51,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         (["monitor", "nope"], 2, "no loop 'nope'"),
         (["score", "nope", "x.csv"], 2, "no loop 'nope'"),
         (["predict", "nope", "text"], 2, "no loop 'nope'"),
-        (["predict", "toy", "  "], 1, "text 1: empty"),
+        (["predict", "toy", "  "], 2, "text 1: empty"),
+        (["predict", "toy", "text"], 2, "toy has no champion yet; train one: evertune retrain toy"),
         (["quarantine", "toy"], 2, "toy has no snapshot yet; make one: evertune retrain toy"),
         (["keys", "create", "bob", "--loop", "nope"], 2, "no loop 'nope'"),
         (["keys", "revoke", "key_x"], 2, "no valid key 'key_x'; see: evertune keys list"),
@@ -66,6 +68,43 @@ def test_errors(
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "EVERTUNE_DATABASE_URL: not a database URL; accepted: sqlite:////absolute/file.db or postgresql"),
+        ("postgres://bob:hunter2@db/x", "EVERTUNE_DATABASE_URL: no database 'postgres'; accepted: "),
+    ],
+)
+def test_a_wrong_database_is_told_in_one_line(
+    url: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EVERTUNE_DATABASE_URL", url)
+    assert run(monkeypatch, "keys", "list") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"evertune: {message}")
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("ended", "code", "line"),
+    [
+        ("DataError: toy: bad rows", 2, "toy: bad rows"),
+        ("ConfigError: toy.yaml:3: no", 2, "toy.yaml:3: no"),
+        ("TransientError: MLflow is down", 1, "MLflow is down"),
+        ("ValueError: what", 1, "flow run ended as Failed: Flow run encountered an exception: ValueError: what"),
+    ],
+)
+def test_a_flow_that_failed_in_the_worker_ends_with_its_errors_code(
+    ended: str, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_arguments: object) -> None:
+        _raise_for("Failed", f"Flow run encountered an exception: {ended}", None)
+
+    monkeypatch.setattr("infra.running.run_flow", fail)
+    assert run(monkeypatch, "monitor", "toy") == code
+    assert capsys.readouterr().err == f"evertune: {line}\n"
 
 
 def test_every_wrong_setting_is_told_at_once(
@@ -130,6 +169,32 @@ def test_the_first_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
     assert read_first_key(settings) == secret
     for name in ("operator.token", "first.key"):
         assert stat.S_IMODE((settings.root / name).stat().st_mode) == 0o600
+
+
+def test_home_is_private(tmp_path: Path) -> None:
+    made = tmp_path / "new" / "home"
+    make_home(made)
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    assert stat.S_IMODE(made.parent.stat().st_mode) & 0o055  # only home itself
+    mended = tmp_path / "old"
+    mended.mkdir(mode=0o755)
+    make_home(mended)
+    assert stat.S_IMODE(mended.stat().st_mode) == 0o700
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    make_home(shared)
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o1777
+
+
+def test_a_stacks_log_is_private(tmp_path: Path) -> None:
+    log = tmp_path / "stack.log"
+    log.write_text("of an earlier start", encoding="utf-8")
+    log.chmod(0o644)
+    with open_private(log) as output:
+        output.write(b"a line\n")
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert log.read_text(encoding="utf-8") == "a line\n"
 
 
 def test_installed_packages_fit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,6 +44,30 @@ def test_sqlite_is_set_to_survive_a_kill(tmp_path: Path) -> None:
 def test_memory_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="SQLite needs a file"):
         open_database(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "not a database URL"),
+        ("", "not a database URL"),
+        ("postgresql://bob:hunter2@db:hunter2/x", "not a database URL"),  # the port is no number
+        ("postgres://bob:hunter2@db/x", "no database 'postgres'"),
+        ("mysql+pymysql://bob:hunter2@db/x", "no database 'mysql'"),
+        (
+            "postgresql+nosuch://bob:hunter2@db/x",
+            "Can't load plugin: sqlalchemy.dialects:postgresql.nosuch",
+        ),
+        ("postgresql+pg8000://bob:hunter2@db/x", "the driver 'pg8000' is not installed"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_told_with_its_variable_and_without_its_secret(url: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_database(url)
+    told = str(caught.value)
+    assert told.startswith(f"EVERTUNE_DATABASE_URL: {message}")
+    assert "accepted: sqlite:////absolute/file.db or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE" in told
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_an_unreachable_server_is_transient_and_its_password_stays_secret() -> None:

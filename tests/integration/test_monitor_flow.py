@@ -12,20 +12,29 @@ from prefect import flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import ArtifactSort
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+from prefect.deployments.runner import RunnerDeployment
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_LOGGING_TO_API_ENABLED,
+    temporary_settings,
+)
 from prefect.states import Completed
 from prefect.testing.utilities import prefect_test_harness
 
 from configs.settings import Settings
 from flows.monitor import monitor
 from tasks.core.embedding import embed
-from tasks.core.errors import DataError, TransientError
+from tasks.core.errors import TransientError
+from tasks.monitoring import start_retrain
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger, RetrainRow
 from tasks.stores.model_registry import ModelVersion
 from tasks.stores.prediction_log import PredictionLog
 from tasks.stores.retrain_deployment import is_retraining, start_deployment
 from tests.support.monitored import make_predictions, make_reference, make_texts
+from tests.support.ports import free_port
 from tests.support.toy_loop import write_toy_loop
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -102,7 +111,10 @@ def registry(loop_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def deployment(registry: FolderRegistry) -> Iterator[UUID]:
-    deployment_id = stand_in_retrain.to_deployment(name="toy").apply()
+    deployment = stand_in_retrain.to_deployment(name="toy")
+    assert isinstance(deployment, RunnerDeployment)
+    deployment_id = deployment.apply()
+    assert isinstance(deployment_id, UUID)
     yield deployment_id
     with get_client(sync_client=True) as client:
         client.delete_deployment(deployment_id)
@@ -135,10 +147,12 @@ def newest_artifact(key: str) -> str:
     return str(found[0].data)
 
 
-def test_a_loop_without_champion_says_what_to_do(registry: FolderRegistry) -> None:
+def test_a_loop_without_champion_has_nothing_to_compare(registry: FolderRegistry) -> None:
     registry.version = None
-    with pytest.raises(DataError, match="toy has no champion to monitor yet; train one: evertune retrain toy"):
-        monitor("toy")
+    record = monitor("toy")
+    assert (record["verdict"], record["decision"]["action"], record["report_url"]) == ("too few", "wait", None)
+    assert record["reason"] == "no champion yet; train one: evertune retrain toy"
+    assert ledger().recent_reports("toy", 1) == []
 
 
 def test_too_few_texts_give_no_verdict_and_no_page(registry: FolderRegistry) -> None:
@@ -243,6 +257,27 @@ def test_one_key_starts_one_retrain(deployment: UUID) -> None:
     assert first.flow_run_id == second.flow_run_id != other.flow_run_id
     assert is_retraining("toy", datetime.now(UTC) + timedelta(seconds=1)) is True
     assert is_retraining("another", datetime.now(UTC)) is False
+
+
+def test_without_a_server_nothing_runs_and_nothing_can_be_started() -> None:
+    with temporary_settings({PREFECT_API_URL: None}):
+        assert is_retraining("toy", NOW) is False
+        start = start_deployment("toy", "key")
+    assert start.flow_run_id is None
+    assert start.note == "it cannot be started without a running stack; by hand: evertune retrain toy"
+
+
+def test_a_server_that_does_not_answer_is_asked_again_and_told_of_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = {PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(silent):
+        with pytest.raises(TransientError, match="Prefect could not list the retrains of toy"):
+            is_retraining("toy", NOW)
+        with pytest.raises(TransientError, match="Prefect could not start retrain/toy"):
+            start_retrain.fn("toy", "report")
+        monkeypatch.setattr("tasks.monitoring.RETRIES", 0)  # the last attempt
+        start = start_retrain.fn("toy", "report")
+    assert start.flow_run_id is None
+    assert "it did not start, the next check tries again: Prefect could not start retrain/toy" in start.note
 
 
 def finish(flow_run_id: UUID) -> None:

@@ -181,3 +181,11 @@ def test_a_database_that_is_no_database_is_transient(tmp_path: Path) -> None:
     (tmp_path / "evertune.db").write_bytes(b"no database at all, only words" * 100)
     with pytest.raises(TransientError, match="file is not a database"):
         open_database(f"sqlite:///{tmp_path}/evertune.db")
+
+
+def test_the_ids_to_erase_are_told_per_loop(log: PredictionLog) -> None:
+    log.append([predicted("p1", key_id="a"), predicted("p2", key_id="a", loop="other"), predicted("p3", key_id="b")])
+    assert log.find_ids(key_id="a") == {"mood": ["p1"], "other": ["p2"]}
+    assert log.find_ids(prediction_id="p3") == {"mood": ["p3"]}
+    with pytest.raises(DataError, match="name a prediction_id, a key_id or a group"):
+        log.find_ids()

@@ -10,12 +10,14 @@ from prefect.testing.utilities import prefect_test_harness
 
 from configs.load import ConfigError
 from configs.settings import Settings
+from flows.release import rollback
 from flows.retrain import RetrainChanges, retrain
 from tasks.core.errors import DataError
 from tasks.core.predictor import Predictor
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger
 from tasks.stores.model_registry import ModelRegistry, open_registry
+from tasks.training import only_retrain
 from tests.support.ports import free_port
 from tests.support.tiny_base import make_rows
 from tests.support.toy_loop import write_toy_loop
@@ -166,3 +168,36 @@ def test_an_unknown_loop_and_a_wrong_change_are_named(loop_file: Path) -> None:
         retrain("nope")
     with pytest.raises(ConfigError, match=r"training\.batch_size: Input should be greater than or equal to 1"):
         retrain("toy", RetrainChanges(set=["training.batch_size=0"]))
+
+
+def test_a_rollback_is_not_undone_by_the_next_night(loop_file: Path, home: Path) -> None:
+    quick = RetrainChanges(set=["gate.min_macro_f1=0.1"], epochs=1)
+    retrain("toy", quick)
+    second = retrain(
+        "toy", quick.model_copy(update={"seed": 14, "set": ["gate.min_macro_f1=0.1", "gate.max_accuracy_loss=0.9"]})
+    )
+    assert second["released"] == "pending"
+    rollback("toy")
+    champion = registry().find("toy", "champion")
+    assert champion is not None
+    assert champion.version == "1"
+    night = retrain("toy", quick.model_copy(update={"seed": 14}), started_by="schedule")
+    assert night["status"] == "skipped"
+    assert "version 2, which served before and was taken back" in night["decision"]["reasons"][0]
+
+
+def test_another_gate_hears_a_refused_challenger_again(loop_file: Path, home: Path) -> None:
+    strict = RetrainChanges(set=["gate.min_macro_f1=0.999"], epochs=1)
+    assert retrain("toy", strict)["decision"]["promote"] is False
+    again = retrain("toy", strict)
+    assert again["decision"]["reasons"] == [
+        "nothing new: data, training configuration and code are those of version 1, which this gate refused"
+    ]
+    lenient = retrain("toy", RetrainChanges(set=["gate.min_macro_f1=0.1"], epochs=1))
+    assert (lenient["status"], lenient["decision"]["promote"]) == ("trained", True)
+    assert registry().find("toy", "challenger") is None  # it won
+
+
+def test_two_retrains_of_one_loop_never_overlap(loop_file: Path, home: Path) -> None:
+    with only_retrain("toy"), pytest.raises(DataError, match="another retrain of 'toy' runs with this home"):
+        retrain("toy")

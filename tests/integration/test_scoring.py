@@ -73,6 +73,7 @@ def test_rows_that_cannot_be_scored_are_listed(tmp_path: Path) -> None:
     source.write_text("\n".join([*lines, '{"text": "fine too"}']) + "\n", encoding="utf-8")
     record = score("toy", str(source))
     assert (record["n_scored"], record["n_rejected"]) == (2, 6)
+    assert record["rejected"] == str(tmp_path / "mixed.scored.rejected.csv")
     with Path(record["rejected"]).open(encoding="utf-8", newline="") as listed:
         rejected = {int(row["row"]): row["reason"] for row in csv.DictReader(listed)}
     assert rejected == {
@@ -128,11 +129,49 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("output", "message"),
-    [("in.csv", "would overwrite the input"), ("out.jsonl", "must end in .csv"), ("no/out.csv", "no such folder")],
+    [
+        ("in.csv", "in.csv: would overwrite the input"),
+        ("link.csv", "link.csv: would overwrite the input"),
+        ("hard.csv", "hard.csv: would overwrite the input"),
+        ("out.jsonl", "must end in .csv"),
+        ("no/out.csv", "no such folder"),
+        ("loop.csv", r"loop.rejected.csv: the list of rejected rows would overwrite the output; name the output"),
+        ("list.csv", r"list.rejected.csv: the list of rejected rows would overwrite the input; name the output"),
+    ],
 )
 def test_wrong_places_for_the_output(output: str, message: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("text\nfine\n", encoding="utf-8")
+    (tmp_path / "link.csv").symlink_to(source)
+    (tmp_path / "hard.csv").hardlink_to(source)
+    (tmp_path / "list.rejected.csv").symlink_to(source)
+    (tmp_path / "loop.rejected.csv").symlink_to(tmp_path / "loop.csv")
     with pytest.raises(DataError, match=message):
-        place_output(tmp_path / "in.csv", tmp_path / output)
+        place_output(source, tmp_path / output)
+
+
+def test_a_list_of_rejected_rows_can_itself_be_scored(tmp_path: Path) -> None:
+    source = tmp_path / "a.rejected.csv"
+    with pytest.raises(DataError, match=r"a.rejected.csv: the list of rejected rows would overwrite the input"):
+        place_output(source, tmp_path / "a.csv")
+    assert place_output(source, None) == (
+        tmp_path / "a.rejected.scored.csv",
+        tmp_path / "a.rejected.scored.rejected.csv",
+    )
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_nobody_elses_file_is_deleted(tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("text\nfine\n", encoding="utf-8")
+    others = [tmp_path / name for name in ("in.rejected.csv", "out.rejected.csv", ".out.csv.partial")]
+    for other in others:
+        other.write_text("mine", encoding="utf-8")
+    record = score("toy", str(source), str(tmp_path / "out.csv"))
+    assert (record["n_scored"], record["rejected"]) == (1, None)
+    assert [other.read_text(encoding="utf-8") for other in others] == ["mine"] * 3
+    same_name = score("toy", str(source), str(tmp_path / "in.rejected.csv"))  # what the list was once called
+    assert Path(same_name["output"]).read_text(encoding="utf-8").startswith("text,label,score")
 
 
 def _without_champion(source: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from tasks.stores.api_keys import ApiKeys
 from tasks.stores.database import open_database
-from tasks.stores.ledger import Ledger, ReportRow
+from tasks.stores.ledger import Ledger, ReportRow, RetrainRow
 from tasks.stores.prediction_log import PredictionLog
 from tests.support.ports import free_port
 from tests.support.serving import OPERATOR, Running, make_settings, run_service, wait_until_ready
@@ -401,6 +401,27 @@ def test_the_pages_show_state_only_to_the_operator(service: Running) -> None:
         assert OPERATOR not in str(cookie.value)
         browser.post("/logout")
         assert "Operator token" in browser.get("/").text
+
+
+@pytest.mark.parametrize(
+    ("released", "promote", "shown"),
+    [
+        ("serving", True, "promoted"),
+        ("pending", True, "promoted"),
+        ("refused", True, "refused by the service"),
+        ("not promoted", False, "not promoted"),
+    ],
+)
+def test_the_page_says_what_became_of_the_last_retrain(
+    service: Running, released: str, promote: bool, shown: str
+) -> None:
+    record = {"decision": {"promote": promote, "reasons": []}, "released": released}
+    now = datetime.now(UTC)
+    row = RetrainRow(f"flow {released}", now, "toy", "person", "trained", "2", record)
+    Ledger(open_database(service.settings.database)).append_retrain(row)
+    with sign_in(service) as browser:
+        page = " ".join(browser.get("/").text.split())
+    assert f"trained, version 2 ({shown})" in page
 
 
 def test_the_playground_answers_and_takes_feedback(service: Running) -> None:

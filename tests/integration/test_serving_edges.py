@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import onnx
@@ -16,6 +17,7 @@ import pytest
 
 from infra.serving.batching import MicroBatcher
 from infra.serving.problems import ApiProblem
+from infra.serving.slots import VersionRefused, check_version
 from tasks.core.errors import DataError
 from tasks.stores.database import open_database
 from tasks.stores.ledger import AuditRow, Ledger
@@ -178,6 +180,68 @@ def test_not_ready_while_the_champion_cannot_serve(tmp_path: Path, loops: Path) 
         assert "toy" in ready.json()["error"]["message"]
         running.registry.set_champion("toy", "1")
         wait_until(lambda: answers(f"{running.url}/readyz"))
+
+
+def loops_with(folder: Path, **changes: Any) -> Path:
+    return write_toy_loop(folder, num_rows=20, **changes).parent
+
+
+def test_a_champion_refused_at_a_start_leaves_what_served_before(
+    tmp_path: Path, loops: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = make_home(tmp_path / "home")
+    with run_service(home, loops):
+        pass
+    write_tiny_bundle(home / "registry" / "toy" / "3", broken_case=True)
+    (home / "registry" / "toy" / "champion").write_text("3", encoding="utf-8")
+    with run_service(home, loops) as running, running.client() as client:
+        wait_until(lambda: client.get("/v1/loops/toy").json()["version"] == "1")
+        assert client.post(PREDICT, json={"text": "good"}).status_code == 200
+        assert "toy: version 1 serves as before the restart: a stored case differs by" in caplog.text
+        assert "toy: the champion cannot be followed, version 1 serves on: a stored case differs by" in caplog.text
+
+
+def test_what_served_before_a_restart_is_not_timed_again(tmp_path: Path, loops: Path) -> None:
+    home = make_home(tmp_path / "home")
+    with run_service(home, loops):
+        pass
+    strict = loops_with(tmp_path / "strict", release={"max_latency_ms": 1e-6})
+    with run_service(home, strict) as running, running.client(OPERATOR) as operator:
+        assert operator.get("/v1/loops/toy").json()["version"] == "1"
+        refused = operator.post("/v1/admin/loops/toy/release", json={"version": "2"})
+        assert (refused.status_code, "one text takes" in refused.json()["reason"]) == (409, True)
+
+
+def test_a_slow_first_champion_is_tried_again_until_it_serves(
+    tmp_path: Path, loops: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = []
+
+    def check_slowly_at_first(*arguments: Any, **named: Any) -> dict[str, float]:
+        tries.append(1)
+        if len(tries) < 4:
+            raise VersionRefused(f"one text takes {700 - len(tries)} ms, 500 ms is allowed")
+        return check_version(*arguments, **named)
+
+    monkeypatch.setattr("infra.serving.slots.check_version", check_slowly_at_first)
+    with run_service(make_home(tmp_path / "home"), loops) as running, running.client() as client:
+        assert client.get("/v1/loops/toy").json()["version"] == "1"
+    assert len(tries) == 4
+    assert caplog.text.count("version 1 is refused") == 1
+    assert "toy: the champion cannot be followed, nothing serves, it is tried again: one text takes 699" in caplog.text
+
+
+def test_a_champion_that_was_damaged_is_not_recalled(tmp_path: Path, loops: Path) -> None:
+    home = make_home(tmp_path / "home")
+    with run_service(home, loops):
+        pass
+    break_cases(home / "models" / "toy" / "1" / "bundle")
+    with run_service(home, loops, wait=False) as running, running.client() as client:
+        wait_until(lambda: answers(f"{running.url}/healthz"))
+        for _ in range(10):
+            assert client.post(PREDICT, json={"text": "good"}).status_code == 503
+        running.registry.set_champion("toy", "2")
+        wait_until(lambda: client.get("/v1/loops/toy").json()["version"] == "2")
 
 
 def answers(url: str) -> bool:

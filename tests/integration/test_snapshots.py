@@ -214,3 +214,18 @@ def test_broken_replays_take_nothing(tmp_path: Path, content: str | bytes | None
 def test_nothing_to_export_before_the_first_snapshot(store: SnapshotStore, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no snapshot yet.*Run: evertune retrain tiny-loop"):
         export_quarantine(store, "tiny-loop", tmp_path / "rows.csv")
+
+
+def test_erased_rows_take_their_snapshots_and_mends_with_them(store: SnapshotStore) -> None:
+    write(store)
+    other = "ffeeddccbbaa9988"
+    store.refuse(LOOP, other, screened(), "<p>refused</p>", NOON)
+    store.write_mended(
+        "tiny-loop", pd.DataFrame({"row_id": ["shop:x4", "shop:x1"], "text": ["a", "b"], "label": "neg"})
+    )
+    assert store.erase_rows("tiny-loop", {"shop:nobody"}) == []
+    assert store.find("tiny-loop", FINGERPRINT) is not None
+    assert store.erase_rows("tiny-loop", {"shop:x4"}) == [FINGERPRINT, other]
+    assert store.find("tiny-loop", FINGERPRINT) is None
+    assert store.read_page("tiny-loop", other) is None
+    assert store.read_mended("tiny-loop")["row_id"].tolist() == ["shop:x1"]

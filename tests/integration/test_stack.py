@@ -55,9 +55,13 @@ def test_the_printed_lines_can_be_used(stack: StackUnderTest) -> None:
 def test_secrets_are_private(stack: StackUnderTest) -> None:
     for name in ("operator.token", "first.key"):
         assert stat.S_IMODE((stack.home / name).stat().st_mode) == 0o600
-    token = (stack.home / "operator.token").read_text(encoding="utf-8").strip()
+    assert stat.S_IMODE(stack.home.stat().st_mode) == 0o700
+    assert stat.S_IMODE((stack.home / "logs" / "stack.log").stat().st_mode) == 0o600
+    secrets = [(stack.home / name).read_text(encoding="utf-8").strip() for name in ("operator.token", "first.key")]
     for log in (stack.home / "logs").iterdir():
-        assert token not in log.read_text(encoding="utf-8", errors="replace")
+        text = log.read_text(encoding="utf-8", errors="replace")
+        assert not any(secret in text for secret in secrets)
+    assert f"API key       in {stack.home / 'first.key'}" in (stack.home / "logs" / "stack.log").read_text("utf-8")
 
 
 def test_ports_in_use_are_named_with_their_variables(stack: StackUnderTest, tmp_path: Path) -> None:
@@ -82,6 +86,8 @@ def test_every_verb_is_a_deployment_with_its_form(stack: StackUnderTest) -> None
         assert (loop["enum"], loop["readOnly"]) == (["toy"], True)
         assert "loop:toy" in found[name]["tags"]
         assert found[name]["description"]
+    assert {"evertune", "loop:toy"} <= set(found["upkeep"]["tags"])  # its failure alerts the loop's channels
+    for name in ("retrain", "monitor", "release", "rollback", "score"):
         for field in found[name]["parameter_openapi_schema"]["properties"].values():
             assert field["description"]
     schema = found["retrain"]["parameter_openapi_schema"]
@@ -127,7 +133,7 @@ def test_an_alert_reaches_the_channel_with_numbers_and_link(stack: StackUnderTes
 
 def test_a_failed_flow_run_alerts_and_ends_with_one_line(stack: StackUnderTest, alert_sink: AlertSink) -> None:
     failed = stack.run("rollback", "toy", "--to", "77", "--json")
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert failed.stdout == ""
     assert "evertune: MLflow could not look up toy version 77" in failed.stderr
     assert "Traceback" not in failed.stderr

@@ -65,3 +65,18 @@ def test_old_reports_go(tmp_path: Path) -> None:
 
 def test_a_missing_folder_has_nothing_old(tmp_path: Path) -> None:
     assert delete_older(tmp_path / "nowhere", NOW) == 0
+
+
+def test_labelled_predictions_have_a_time_of_their_own(tmp_path: Path) -> None:
+    write_toy_loop(tmp_path / "loops")
+    log = PredictionLog(open_database(Settings().database))
+    rows = make_predictions(make_texts(3), seed=1, start=NOW - timedelta(days=50))
+    log.append(rows)
+    log.record_feedback(rows[0].prediction_id, "positive", "ana", NOW, rows[0].key_id)
+    days = ["serving.retention_days=10", "data.feedback_retention_days=100"]
+    assert purge_predictions.fn(find_loop("toy", tmp_path / "loops", days)) == 2
+    assert len(log.labelled_rows("toy")) == 1
+    assert purge_predictions.fn(find_loop("toy", tmp_path / "loops", [days[0]])) == 0
+    days[1] = "data.feedback_retention_days=20"
+    assert purge_predictions.fn(find_loop("toy", tmp_path / "loops", days)) == 1
+    assert len(log.labelled_rows("toy")) == 0

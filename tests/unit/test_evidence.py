@@ -37,6 +37,13 @@ def test_the_reference_keeps_numbers_and_no_text() -> None:
     assert np.stack(reference["embedding"].tolist()).shape == (3, 3)
 
 
+def test_the_reference_is_as_exact_as_the_log() -> None:
+    sure = np.array([[1e-9, 1 - 1e-9], [0.123456789, 0.876543211], [1.0, 0.0]])
+    reference = build_reference(TEST, sure.astype(np.float32), np.array([4, 5, 3]), np.eye(3, dtype=np.float32), LABELS)
+    assert reference["p_bad"].tolist() == [0.0, 0.123457, 1.0]
+    assert reference["score"].tolist() == [1.0, 0.876543, 1.0]
+
+
 def test_the_hardest_errors_come_first() -> None:
     errors = list_hardest_errors(TEST, PROBABILITIES, LABELS)
     assert errors[["row_id", "predicted", "score"]].values.tolist() == [["3", "good", 0.8]]

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from configs.load import ConfigError, find_loop, load_all_loops, load_loop
+from configs.schema import Schedule
 
 LOOPS = Path("configs/loops")
 YAML = LOOPS / "product-sentiment.yaml"
@@ -60,6 +61,42 @@ def test_a_problem_is_told_with_file_line_and_key(
         )
 
 
+NIGHTLY = "for example '30 2 * * *' for half past two every night"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("{cron: nightly}", f"cron: not a cron line (1 fields, 5 are needed), {NIGHTLY} (got 'nightly')"),
+        ('{cron: "0 0 2 * * *"}', "cron: not a cron line (6 fields, 5 are needed)"),
+        ('{cron: "61 * * * *"}', f"cron: not a cron line (bad minute), {NIGHTLY} (got '61 * * * *')"),
+        ('{cron: "0 0 30 2 *"}', "cron: not a cron line (bad day-of-month)"),  # would never come
+        ('{cron: "0 0 * * 5L"}', "cron: not a cron line (L and W after a number are not known here)"),
+        ("{cron: 5}", "cron: Input should be a valid string (got 5)"),
+        (
+            '{cron: "0 2 * * *", timezone: Berlin}',
+            "timezone: not a time zone, for example 'Europe/Berlin' or 'UTC' (got 'Berlin')",
+        ),
+        ('{cron: "0 2 * * *", timezone: Europe}', "timezone: not a time zone"),  # a folder of zones
+        ('{cron: "0 2 * * *", timezone: ../../etc/passwd}', "timezone: not a time zone"),
+        ('{cron: "0 2 * * *", timezone: ""}', "timezone: not a time zone"),
+    ],
+)
+def test_a_schedule_that_would_never_run_is_told(tmp_path: Path, schedule: str, message: str) -> None:
+    path = write(tmp_path, 'schedule: {cron: "*/30 * * * *", timezone: UTC}', f"schedule: {schedule}")
+    with pytest.raises(ConfigError) as raised:
+        load_loop(path)
+    (line,) = str(raised.value).splitlines()
+    assert line.startswith(f"{path}:{line_of('schedule: {', path)}: monitoring.schedule.{message}")
+
+
+@pytest.mark.parametrize("cron", ["*/5 0-3 * jan-mar mon-fri", "0 0 L * *", "0 0 * * 5#2", "0 4 * * 7", "0 0 29 2 *"])
+def test_usual_cron_lines_are_taken(cron: str) -> None:
+    zone = "America/Argentina/Buenos_Aires"
+    loop = load_loop(YAML, [f"retraining.schedule.cron='{cron}'", f"retraining.schedule.timezone={zone}"])
+    assert loop.retraining.schedule == Schedule(cron=cron, timezone=zone)
+
+
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, "  seed: 13", "  seed: x\n  bogus: 1")
     with pytest.raises(ConfigError) as raised:
@@ -75,6 +112,9 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         ("a: [1", "not YAML"),
         ("- 1", "expected keys and values, found list"),
         ("", "expected keys and values, found NoneType"),
+        ("name: x\nlabels: &x [*x]", r"x.yaml:2: not YAML: an anchor that contains itself"),
+        ("a: &x\n  b: {c: *x}", r"x.yaml:1: not YAML: an anchor that contains itself"),
+        ("a: " + "[" * 3000, "x.yaml: not YAML: nested too deeply"),
     ],
 )
 def test_what_is_no_loop_is_named(tmp_path: Path, content: str, message: str) -> None:

@@ -84,3 +84,8 @@ def test_temperature_finds_the_factor_that_made_logits_overconfident() -> None:
     gold = np.array([random.choice(3, p=row) for row in softmax(logits.astype(np.float32)).astype(float).round(6)
                      / softmax(logits.astype(np.float32)).astype(float).round(6).sum(1, keepdims=True)])  # fmt: skip
     assert fit_temperature(3.0 * logits, gold) == pytest.approx(3.0, rel=0.1)
+
+
+def test_temperature_stays_bounded_when_validation_has_no_error() -> None:
+    logits = np.array([[4.0, 0.0], [0.0, 4.0]] * 20)
+    assert fit_temperature(logits, np.array([0, 1] * 20)) == pytest.approx(0.5, abs=0.01)

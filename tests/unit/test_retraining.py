@@ -38,7 +38,7 @@ def test_decision(facts: dict[str, Any], action: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "minutes"), [({"seconds": {"total": 120.0, "train": 60.0}}, 2), ({"seconds": {}}, 0), ({}, 0)]
+    ("record", "minutes"), [({"read_at": (NOW - timedelta(minutes=2)).isoformat()}, 2), ({"seconds": {}}, 0), ({}, 0)]
 )
 def test_labels_that_came_while_a_retrain_ran_are_new_to_it(record: dict[str, Any], minutes: int) -> None:
     assert started_at(NOW, record) == NOW - timedelta(minutes=minutes)

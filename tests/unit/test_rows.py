@@ -19,6 +19,7 @@ from tasks.core.rows import (
     order_rows,
     own_group,
     rows_of_feedback,
+    settle_feedback,
 )
 
 LABELS = ["negative", "neutral", "positive"]
@@ -207,3 +208,29 @@ def test_feedback_without_a_group_is_grouped_like_a_source_row() -> None:
     rows = rows_of_feedback(labelled.assign(group="text:otherwise"))
     assert rows["group"].tolist() == [own_group("hello")]
     assert rows.columns.tolist() == RAW_COLUMNS
+
+
+def feedback_rows(*said: tuple[str, str]) -> pd.DataFrame:
+    rows = [{"row_id": f"feedback:{n}", "text": text, "label": label} for n, (text, label) in enumerate(said)]
+    at = pd.date_range("2026-05-04", periods=len(rows), freq="h", tz="UTC")
+    return pd.DataFrame(rows, columns=["row_id", "text", "label"]).assign(observed_at=at)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ([("fine", "pos")], ["feedback:0"]),
+        ([("ok", "neg")], []),  # a source labels this text: nobody overrules it from outside
+        ([("Fine", "pos"), ("fine ", "neg"), ("fine", "pos")], ["feedback:0"]),
+        ([("fine", "pos"), ("fine", "neg")], []),
+        ([("a", "pos"), ("b", "neg"), ("a", "pos")], ["feedback:0", "feedback:1"]),
+        ([], []),
+    ],
+)
+def test_feedback_is_settled_by_its_majority_and_never_contradicts_a_source(
+    said: list[tuple[str, str]], kept: list[str]
+) -> None:
+    sources = pd.DataFrame({"text": ["OK", None], "label": ["pos", "pos"]})
+    settled = settle_feedback(feedback_rows(*said), sources)
+    assert sorted(settled["row_id"]) == kept
+    assert list(settled.columns) == ["row_id", "text", "label", "observed_at"]

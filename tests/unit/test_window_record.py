@@ -11,7 +11,7 @@ from tasks.core.performance import EstimatedAccuracy, MeasuredAccuracy
 from tasks.core.retraining import Decision
 from tasks.core.verdict import Verdict
 from tasks.core.window_check import WindowCheck
-from tasks.core.window_record import build_record, describe_drift, is_news, render_decision
+from tasks.core.window_record import build_record, describe_drift, is_news, no_champion_record, render_decision
 from tests.support.monitored import START
 
 CHECK = WindowCheck(
@@ -60,6 +60,14 @@ def test_the_record_of_an_empty_window_says_none() -> None:
     assert (found["window"]["from"], found["report_url"], found["since"]) == (None, None, None)
     assert found["accuracy"] == {"measured": None, "interval": None, "estimated": None, "n_labelled": 0}
     assert "[Report]" not in render_decision(found)
+
+
+def test_a_loop_without_champion_has_a_record_of_the_same_shape() -> None:
+    found, usual = no_champion_record("toy"), record()
+    assert found.keys() == usual.keys()
+    for part in ("window", "accuracy", "decision"):
+        assert found[part].keys() == usual[part].keys()
+    assert found["reason"] == "no champion yet; train one: evertune retrain toy"
 
 
 def test_no_row_ids_leave_the_live_suite() -> None:

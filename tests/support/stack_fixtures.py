@@ -1,4 +1,4 @@
-"""Servers that several files of this tier share, started once per session."""
+"""Servers that files of several tiers share, started once per session."""
 
 from collections.abc import Iterator
 
