@@ -44,7 +44,7 @@ def test_a_deployment_that_is_not_registered_is_named(monkeypatch: pytest.Monkey
 
 def test_prefect_that_is_gone_before_the_start_is_one_line() -> None:
     gone = {PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api", PREFECT_CLIENT_MAX_RETRIES: 0}
-    told = r"^monitor of toy cannot be started: RuntimeError: Failed to reach API at"
+    told = r"^monitor of toy cannot be started: (RuntimeError: Failed to reach API at|ConnectError: )"
     with temporary_settings(gone), pytest.raises(TransientError, match=told):
         _run_by_worker("monitor", "toy", {}, Settings(), print)
 
@@ -54,7 +54,7 @@ def test_prefect_that_is_gone_before_the_start_is_one_line() -> None:
     [
         (httpx.ConnectError("All connection attempts failed\nhint"), "ConnectError: All connection attempts failed"),
         (httpx.ReadTimeout(""), "ReadTimeout"),
-        (ObjectNotFound(RuntimeError("404")), "ObjectNotFound"),
+        (ObjectNotFound(RuntimeError("404"), help_message="no such run"), "ObjectNotFound: no such run"),
     ],
 )
 def test_prefect_that_goes_away_meanwhile_is_one_line(

@@ -6,11 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
 from configs.settings import Settings
 from infra import startup
+from infra.service_client import ServiceClient
 from infra.startup import bring_to_life
+from infra.status import read_loop_status
 from tasks.core.errors import TransientError
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger, RetrainRow
@@ -111,6 +114,18 @@ def test_the_key_is_shown_on_a_terminal_only(tmp_path: Path, monkeypatch: pytest
         assert (secret in said) is terminal
         assert str(home / "first.key") in said
         assert (secret in "\n".join(lines)) is terminal
+
+
+def test_a_service_that_cannot_say_is_not_one_without_a_champion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings.model_validate({"home": tmp_path, "operator_token": "t"})
+    Ledger(open_database(settings.database)).append_audit("toy", "promote", "eve", "", None, "3", datetime.now(UTC))
+    monkeypatch.setattr("infra.service_client.httpx.request", lambda *_, **__: httpx.Response(503, text="busy"))
+    monkeypatch.setattr("infra.service_client.answers", lambda _url: True)
+    with pytest.raises(TransientError, match="the service answered 503: busy"):
+        ServiceClient(settings).champion_version("toy")
+    assert read_loop_status(settings, "toy").champion == "3"  # what the audit log ends with
 
 
 @pytest.mark.parametrize(
