@@ -25,7 +25,10 @@ PREFECT = {
     "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the second UI asks an analytics host even with analytics off
     "PREFECT_CLIENT_MAX_RETRIES": "8",  # outlasts a server outage of about two minutes
     "PREFECT_WORKER_QUERY_SECONDS": "1",
-    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
+    # A queued run is tried again every 15 s; with the default prefetch of 10 s the worker would try it every second,
+    # and each try leaves two lines in the run's log.
+    "PREFECT_WORKER_PREFETCH_SECONDS": "1",
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "15",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks",
 }
 
