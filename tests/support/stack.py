@@ -98,8 +98,15 @@ class StackUnderTest:
         return found
 
     def prefect(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
-        """Ask Prefect's API."""
-        response = httpx.request(method, f"{self.prefect_api}{path}", json=body, timeout=20)
+        """Ask Prefect's API again while its SQLite database is held by another writer (503), as its own client does."""
+        answers: list[httpx.Response] = []
+
+        def is_answered() -> bool:
+            answers.append(httpx.request(method, f"{self.prefect_api}{path}", json=body, timeout=20))
+            return answers[-1].status_code != httpx.codes.SERVICE_UNAVAILABLE
+
+        wait_until(is_answered)
+        response = answers[-1]
         response.raise_for_status()
         return response.json() if response.content else None
 
