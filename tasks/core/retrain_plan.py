@@ -10,7 +10,16 @@ from configs.schema import Gate, Training
 from tasks.core.errors import DataError
 
 CORE = Path(__file__).parent
-SHAPES_THE_RESULT = ("classifier.py", "export.py", "fine_tuning.py", "precision.py", "predictor.py")
+SHAPES_THE_RESULT = (
+    "classifier.py",
+    "encoding.py",
+    "export.py",
+    "fine_tuning.py",
+    "optimizer.py",
+    "precision.py",
+    "predictor.py",
+    "trainer.py",
+)
 
 
 def code_version(folder: Path = CORE) -> str:

@@ -9,12 +9,14 @@ import pytest
 from safetensors.torch import load_file
 
 from configs.schema import Training
+from tasks.core.checkpoints import keep_complete_checkpoints
 from tasks.core.classifier import load_classifier, load_tokenizer, save_classifier
 from tasks.core.embedding import embed
 from tasks.core.errors import DataError
 from tasks.core.export import checkpoint_logits, export_bundle
-from tasks.core.fine_tuning import FineTuned, Progress, fine_tune, keep_complete_checkpoints
+from tasks.core.fine_tuning import FineTuned, fine_tune
 from tasks.core.predictor import Predictor, softmax
+from tasks.core.trainer import Progress
 from tests.support.tiny_base import make_rows, write_tiny_base
 
 LABELS = ["negative", "positive"]
