@@ -1,4 +1,7 @@
-"""Reads a loop's YAML and reports every problem at once, each as `file:line: key: message`."""
+"""Reads a loop's YAML and reports every problem at once, each as `file:line: key: message`.
+
+Two more files belong to a loop: the preset that `training.preset` names, and `NAME.cases.yaml` beside the loop's own.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +13,9 @@ from pydantic import ValidationError
 from configs.schema import Loop
 
 Place = tuple[str | int, ...]
+Origins = dict[Place, tuple[Path, int]]  # the file and line that each key comes from
+PRESETS = Path(__file__).parent / "presets"
+CASES = ".cases.yaml"
 SOURCE_KINDS = {"csv", "jsonl", "parquet", "package", "sql", "hub"}  # the tags of schema.AnySource
 
 
@@ -22,10 +28,12 @@ def load_loop(path: Path, changes: Sequence[str] = ()) -> Loop:
 
     Raises ConfigError when the file cannot be read, is not YAML, or does not fit `configs/schema.py`.
     """
-    document, lines = _read_yaml(path)
+    document, origins = _read_yaml(path)
     for change in changes:
         _apply_change(document, change)
-    return _validated(document, path, lines)
+    _add_preset(document, origins, path)
+    _add_cases(document, origins, path)
+    return _validated(document, path, origins)
 
 
 def find_loop(name_or_path: str, loops_dir: Path, changes: Sequence[str] = ()) -> Loop:
@@ -39,17 +47,27 @@ def find_loop_file(name_or_path: str, loops_dir: Path) -> Path:
         return Path(name_or_path)
     path = loops_dir / f"{name_or_path}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in loops_dir.glob("*.yaml"))) or "none"
+        known = ", ".join(path.stem for path in list_loop_files(loops_dir)) or "none"
         raise ConfigError(
             f"{loops_dir}: no loop '{name_or_path}'; there are: {known}. A path ending in .yaml is taken too."
         )
     return path
 
 
+def list_loop_files(loops_dir: Path) -> list[Path]:
+    """Return the files of a folder that describe a loop, by name."""
+    return [path for path in sorted(loops_dir.glob("*.yaml")) if not path.name.endswith(CASES)]
+
+
+def list_presets(folder: Path = PRESETS) -> list[str]:
+    """Return the names of the training presets in a folder."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
 def load_all_loops(loops_dir: Path) -> list[Loop]:
     """Return every loop of a folder by name; raises ConfigError with the problems of all files together."""
     loops, problems = [], []
-    for path in sorted(loops_dir.glob("*.yaml")):
+    for path in list_loop_files(loops_dir):
         try:
             loop = load_loop(path)
         except ConfigError as error:
@@ -65,7 +83,44 @@ def load_all_loops(loops_dir: Path) -> list[Loop]:
     return loops
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
+def _add_preset(document: dict[str, Any], origins: Origins, path: Path) -> None:
+    """Give `training` what its preset says and it leaves out; presets beside the loop's file win over shipped ones."""
+    training = document.get("training")
+    name = training.get("preset") if isinstance(training, dict) else None
+    if not isinstance(training, dict) or not isinstance(name, str):
+        return  # the schema says what is wrong, if anything is
+    own = path.parent / "presets"
+    found = [folder / f"{name}.yaml" for folder in (own, PRESETS) if name in list_presets(folder)]
+    if not found:
+        file, line = origins.get(("training", "preset"), (path, 1))
+        known = ", ".join(sorted({*list_presets(own), *list_presets()}))
+        raise ConfigError(f"{file}:{line}: training.preset: no preset '{name}'; there are: {known}")
+    preset, lines = _read_yaml(found[0])
+    _fill(training, preset, ("training",), {("training", *place): origin for place, origin in lines.items()}, origins)
+
+
+def _fill(target: dict[str, Any], preset: dict[str, Any], place: Place, lines: Origins, origins: Origins) -> None:
+    for key, value in preset.items():
+        here = (*place, key)
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _fill(target[key], value, here, lines, origins)
+        elif key not in target:
+            target[key] = value
+            origins |= {found: origin for found, origin in lines.items() if found[: len(here)] == here}
+
+
+def _add_cases(document: dict[str, Any], origins: Origins, path: Path) -> None:
+    """Read the behavioural cases that stand beside the loop's file."""
+    file = path.with_name(path.stem + CASES)
+    if "behaviour" in document:
+        _, line = origins.get(("behaviour",), (path, 1))
+        raise ConfigError(f"{path}:{line}: behaviour: stands in its own file, {file.name}")
+    if file.is_file():
+        document["behaviour"], lines = _read_yaml(file)
+        origins |= {("behaviour", *place): origin for place, origin in lines.items()}
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], Origins]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -88,7 +143,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
         raise ConfigError(f"{path}:1: expected keys and values, found {type(document).__name__}")
     if twice:
         raise ConfigError("\n".join(f"{path}:{line}: {_dotted(place)}: key given twice" for place, line in twice))
-    return document, lines
+    return document, {place: (path, line) for place, line in lines.items()}
 
 
 def _index_lines(
@@ -147,16 +202,16 @@ def _step_into(target: Any, key: str, change: str) -> Any:
     return target.setdefault(key, {})
 
 
-def _validated(document: dict[str, Any], path: Path, lines: dict[Place, int]) -> Loop:
+def _validated(document: dict[str, Any], path: Path, origins: Origins) -> Loop:
     try:
         return Loop.model_validate(document)
     except ValidationError as error:
-        problems = [_describe(problem, path, lines) for problem in error.errors(include_url=False)]
+        problems = [_describe(problem, path, origins) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(problems)) from error
 
 
-def _describe(problem: Any, path: Path, lines: dict[Place, int]) -> str:
-    place, line = _locate(tuple(problem["loc"]), lines)
+def _describe(problem: Any, path: Path, origins: Origins) -> str:
+    place, (file, line) = _locate(tuple(problem["loc"]), origins, path)
     found = problem["input"]
     shown = f" (got {found!r})" if isinstance(found, str | int | float | bool) else ""
     message = problem["msg"].removeprefix("Value error, ")
@@ -169,17 +224,17 @@ def _describe(problem: Any, path: Path, lines: dict[Place, int]) -> str:
         message, shown = "required, but not given", ""
     if "(got" in message:
         shown = ""
-    return f"{path}:{line}: {_dotted(place) or 'file'}: {message}{shown}"
+    return f"{file}:{line}: {_dotted(place) or 'file'}: {message}{shown}"
 
 
-def _locate(place: Place, lines: dict[Place, int]) -> tuple[Place, int]:
-    """Return the place without pydantic's union tags, and the line of its nearest known ancestor."""
+def _locate(place: Place, origins: Origins, path: Path) -> tuple[Place, tuple[Path, int]]:
+    """Return the place without pydantic's union tags, and file and line of its nearest known ancestor."""
     has_tag = place[:2] == ("data", "sources") and len(place) > 4 and place[3] in SOURCE_KINDS
     clean = (*place[:3], *place[4:]) if has_tag else place
     for length in range(len(clean), 0, -1):
-        if clean[:length] in lines:
-            return clean, lines[clean[:length]]
-    return clean, 1
+        if clean[:length] in origins:
+            return clean, origins[clean[:length]]
+    return clean, (path, 1)
 
 
 def _accepted(place: Place) -> list[str]:
@@ -188,7 +243,7 @@ def _accepted(place: Place) -> list[str]:
     for step in place:
         field = getattr(section, "model_fields", {}).get(step)
         section = field.annotation if field is not None else None
-    return list(getattr(section, "model_fields", {}))
+    return [field.alias or name for name, field in getattr(section, "model_fields", {}).items()]
 
 
 def _dotted(place: Place) -> str:

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from configs.load import ConfigError, find_loop, load_all_loops, load_loop
+from configs.load import PRESETS, ConfigError, find_loop, list_presets, load_all_loops, load_loop
 from configs.schema import Schedule
 
 LOOPS = Path("configs/loops")
@@ -24,9 +25,44 @@ def write(folder: Path, old: str, new: str) -> Path:
 
 
 def test_every_shipped_loop_loads() -> None:
-    files = list(Path("configs").rglob("*.yaml"))
+    files = [path for path in Path("configs").rglob("*.yaml") if path.parent == LOOPS and "cases" not in path.name]
     assert len(files) == 1
     assert [loop.name for loop in load_all_loops(LOOPS)] == [path.stem for path in files]
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_every_shipped_preset_fills_what_a_loop_leaves_out(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, "  preset: balanced", f"  preset: {name}")
+    whole = YAML.read_text(encoding="utf-8")
+    assert load_loop(path).training.learning_rate == 5e-5  # the loop's own key wins
+    bare = whole.replace("  preset: balanced", f"  preset: {name}").replace("  learning_rate: 5.0e-5\n", "")
+    path.write_text(bare, encoding="utf-8")
+    preset = yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert load_loop(path).training.learning_rate == preset["learning_rate"]
+
+
+def test_a_wrong_preset_is_told_with_its_own_file_and_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "  preset: balanced", "  preset: swift")
+    with pytest.raises(ConfigError, match=r"training\.preset: no preset 'swift'; there are: balanced"):
+        load_loop(path)
+    own = tmp_path / "presets" / "swift.yaml"
+    own.parent.mkdir()
+    own.write_text("# ours\nlabel_smoothing: 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as raised:
+        load_loop(path)
+    assert str(raised.value).startswith(f"{own}:2: training.label_smoothing: Input should be less than 1")
+
+
+def test_behavioural_cases_stand_beside_the_loop(tmp_path: Path) -> None:
+    path = write(tmp_path, "  preset: balanced", "  preset: balanced")
+    cases = tmp_path / "product-sentiment.cases.yaml"
+    cases.write_text("cases:\n  - {kind: must, text: Great., label: positive}\n", encoding="utf-8")
+    assert load_loop(path).behaviour.cases[0].label == "positive"
+    assert [loop.name for loop in load_all_loops(tmp_path)] == ["product-sentiment"]
+    cases.write_text("cases:\n  - {kind: must, text: Great.}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as raised:
+        load_loop(path)
+    assert str(raised.value) == f"{cases}:2: behaviour.cases.0: a case of kind must needs a label"
 
 
 @pytest.mark.parametrize(
@@ -38,7 +74,12 @@ def test_every_shipped_loop_loads() -> None:
             "learning_rate: 2",
             "training.learning_rate: Input should be less",
         ),
-        ("  epochs: 3", "  epoch: 3", "epoch: 3", "training.epoch: unknown key; accepted here: base_model, method"),
+        (
+            "  epochs: 3",
+            "  epoch: 3",
+            "epoch: 3",
+            "training.epoch: unknown key; accepted here: preset, base_model, from",
+        ),
         ("method: full", "method: lorra", "method: lorra", "Input should be 'full' or 'lora' (got 'lorra')"),
         ("  k: 2", "  k: 4", "monitoring:", "k must not exceed n (got k=4, n=3)"),
         ("kind: package", "kind: csw", "- name: amazon-reviews", "expected tags: 'csv', 'jsonl', 'parquet'"),
