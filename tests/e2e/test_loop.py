@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.support.stack import AlertSink, StackUnderTest, wait_until
+from infra.demo.sink import AlertSink
+from tests.support.stack import StackUnderTest, wait_for_alert, wait_until
 from tests.support.tiny_base import BAD, GOOD, PLAIN, make_rows
 
 pytestmark = pytest.mark.timeout(500)
@@ -63,7 +64,7 @@ def test_the_loop_closes(stack: StackUnderTest, alert_sink: AlertSink) -> None:
         assert found["verdict"] == "drift"
         assert found["decision"]["action"] == "label first"
         assert min(test["p_value"] for test in found["tests"]) <= 0.01
-        alert = alert_sink.wait_for("drift")
+        alert = wait_for_alert(alert_sink, "drift")
         assert found["report_url"] in json.dumps(alert)
         token = (stack.home / "operator.token").read_text(encoding="utf-8").strip()
         page = httpx.get(found["report_url"], headers={"Authorization": f"Bearer {token}"}, timeout=30)
@@ -92,4 +93,4 @@ def test_the_loop_closes(stack: StackUnderTest, alert_sink: AlertSink) -> None:
     assert back.returncode == 0, back.stderr
     assert json.loads(back.stdout)["version"] == first
     assert stack.status()["loops"][0]["champion"] == first
-    alert_sink.wait_for("rolled back")
+    wait_for_alert(alert_sink, "rolled back")

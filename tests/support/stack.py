@@ -2,45 +2,23 @@
 
 import json
 import os
-import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml
 
+from infra.demo.sink import AlertSink
 from infra.environment import ROOT
 from tests.support.ports import free_port
 from tests.support.toy_loop import write_toy_loop
 
 SINK_VARIABLE = "EVERTUNE_TEST_SINK"
-
-
-class AlertSink(ThreadingHTTPServer):
-    """Keeps every JSON document that is posted to it."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _SinkHandler)
-        self.alerts: queue.Queue[dict[str, Any]] = queue.Queue()
-
-    @property
-    def url(self) -> str:
-        """Return its address, as Apprise takes it."""
-        return f"json://127.0.0.1:{self.server_address[1]}/"
-
-    def wait_for(self, words: str, seconds: float = 30.0) -> dict[str, Any]:
-        """Return the next alert whose title holds some words; others are dropped."""
-        while True:
-            alert = self.alerts.get(timeout=seconds)
-            if words in alert["title"]:
-                return alert
 
 
 @dataclass
@@ -126,22 +104,17 @@ def make_stack(folder: Path, sink: AlertSink | None = None) -> StackUnderTest:
     }
     environment |= {f"EVERTUNE_{server}_PORT": str(free_port()) for server in ("PREFECT", "MLFLOW", "API")}
     if sink is not None:
-        environment[SINK_VARIABLE] = sink.url
+        environment[SINK_VARIABLE] = sink.apprise_url
     return StackUnderTest(folder, environment)
 
 
-@contextmanager
-def running_sink() -> Iterator[AlertSink]:
-    """Yield a sink that listens."""
-    sink = AlertSink()
-    thread = threading.Thread(target=sink.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield sink
-    finally:
-        sink.shutdown()
-        thread.join()
-        sink.server_close()
+def wait_for_alert(sink: AlertSink, words: str, seconds: float = 30.0) -> dict[str, Any]:
+    """Return the first alert whose title holds some words, and forget it and those before it."""
+    wait_until(lambda: any(words in alert["title"] for alert in sink.received), seconds)
+    while True:
+        alert = sink.received.pop(0)
+        if words in alert["title"]:
+            return alert
 
 
 def wait_until(claim: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -152,16 +125,3 @@ def wait_until(claim: Callable[[], bool], seconds: float = 60.0) -> None:
             return
         never.wait(0.2)
     raise AssertionError(f"not true after {seconds:.0f} s: {claim}")
-
-
-class _SinkHandler(BaseHTTPRequestHandler):
-    server: AlertSink
-
-    def do_POST(self) -> None:
-        self.server.alerts.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        return

@@ -4,15 +4,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from infra.demo.sink import AlertSink, open_sink
 from infra.processes import find_members
 from infra.stack_state import read_state
-from tests.support.stack import AlertSink, StackUnderTest, make_stack, running_sink
+from tests.support.stack import StackUnderTest, make_stack
 
 
 @pytest.fixture(scope="session")
 def alert_sink() -> Iterator[AlertSink]:
     """A local HTTP server that every alert of `stack` is delivered to."""
-    with running_sink() as sink:
+    with open_sink() as sink:
         yield sink
 
 
