@@ -1,10 +1,13 @@
 """What a row is: how a source's table becomes rows, and how rows are compared, counted and told apart.
 
 A *raw row* has the columns of a row, `own_split` ("" where the hash decides) and `defect` (why it cannot be used, "" if
-it can). Everything here works on whole frames and keeps their order unless it says otherwise.
+it can). `soft_labels` holds the shares of the loop's labels as a JSON list, `attributes` further columns as a JSON
+object; both are "" where there are none. Everything here works on whole frames and keeps their order unless it says
+otherwise.
 """
 
 import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -13,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from configs.schema import Columns, RatingLabels
+from tasks.core.soft_labels import BROKEN, TIED, SoftLabels, soft_labels_of
 
-ROW_COLUMNS = ["row_id", "text", "label", "group", "source", "observed_at", "rating"]
+ROW_COLUMNS = ["row_id", "text", "label", "group", "source", "observed_at", "rating", "soft_labels", "attributes"]
 RAW_COLUMNS = [*ROW_COLUMNS, "own_split", "defect"]
 SPLITS = ("train", "validation", "test")
 TIME = "datetime64[us, UTC]"
@@ -47,27 +51,37 @@ def map_rows(
 
     Every column that `columns` names must be there, as text (NaN where empty); observed_at may hold times. Label and
     split lose surrounding white space. What cannot be read becomes the row's defect.
+    The label comes from its column, else from the largest soft label, else from the rating.
     """
     rows = pd.DataFrame(index=table.index)
     rows["text"] = table[columns.text].astype("str")
     rows["rating"] = _ratings(table, columns.rating)
-    rows["label"] = _labels(table, columns, rows["rating"], rating_labels, labels)
+    soft = soft_labels_of(table, columns.soft_labels, labels)
+    rows["soft_labels"] = soft.shares
+    rows["label"] = _labels(table, columns, rows["rating"], soft, rating_labels, labels)
     rows["source"] = pd.Series(source, index=table.index, dtype="str")
     rows["observed_at"] = _times(table, columns.observed_at)
     rows["own_split"] = _own_splits(table, columns.split)
     rows["group"] = _groups(table, columns, rows["text"])
     rows["row_id"] = _row_ids(table, columns.row_id, rows)
-    rows["defect"] = _defects(rows, table, columns)
+    rows["attributes"] = _attributes(table, columns.attributes)
+    rows["defect"] = _defects(rows, table, columns, soft)
     rows.loc[~rows["own_split"].isin(SPLITS), "own_split"] = ""
     return rows[RAW_COLUMNS].reset_index(drop=True)
 
 
 def rows_of_feedback(labelled: pd.DataFrame) -> pd.DataFrame:
     """Return labelled rows of the prediction log as raw rows, grouped as the rows of a source are."""
-    rows = labelled.assign(own_split="", defect="")
+    rows = with_row_columns(labelled).assign(own_split="", defect="")
     alone = rows["group"].str.startswith(_OWN_GROUP)
     rows.loc[alone, "group"] = [own_group(text) for text in rows.loc[alone, "text"]]
     return rows[RAW_COLUMNS]
+
+
+def with_row_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame of rows with the columns that rows did not have in earlier versions, empty where it lacks them."""
+    missing = {name: "" for name in ("soft_labels", "attributes") if name not in frame.columns}
+    return frame.assign(**missing) if missing else frame
 
 
 def settle_feedback(feedback: pd.DataFrame, sources: pd.DataFrame) -> pd.DataFrame:
@@ -109,7 +123,8 @@ def apply_mends(rows: pd.DataFrame, mended: pd.DataFrame) -> pd.DataFrame:
     relabelled = hit & (rows["label"] != rows["row_id"].map(fix["label"]))
     rows.loc[hit, ["text", "label"]] = fix.loc[ids, ["text", "label"]].to_numpy()
     rows.loc[relabelled, "rating"] = np.nan  # the rating spoke for the label that was wrong
-    rows.loc[hit & rows["defect"].str.startswith(("text", "label", "rating")), "defect"] = ""
+    rows.loc[relabelled, "soft_labels"] = ""  # so did the soft labels
+    rows.loc[hit & rows["defect"].str.startswith(("text", "label", "rating", "soft labels")), "defect"] = ""
     lonely = hit & rows["group"].str.startswith(_OWN_GROUP)
     rows.loc[lonely, "group"] = [own_group(text) for text in rows.loc[lonely, "text"]]
     return rows
@@ -156,11 +171,18 @@ def _ratings(table: pd.DataFrame, column: str | None) -> pd.Series:
 
 
 def _labels(
-    table: pd.DataFrame, columns: Columns, ratings: pd.Series, rating_labels: RatingLabels | None, labels: Sequence[str]
+    table: pd.DataFrame,
+    columns: Columns,
+    ratings: pd.Series,
+    soft: SoftLabels,
+    rating_labels: RatingLabels | None,
+    labels: Sequence[str],
 ) -> pd.Series:
     if columns.label is not None:
         given = table[columns.label].astype("str").str.strip()
         return given.where(given != "")
+    if columns.soft_labels is not None:
+        return soft.largest
     assert rating_labels is not None
     made = [None if np.isnan(r) else label_of_rating(r, labels, rating_labels.thresholds) for r in ratings]
     return pd.Series(made, index=table.index, dtype="str")
@@ -202,14 +224,25 @@ def _row_ids(table: pd.DataFrame, column: str | None, rows: pd.DataFrame) -> pd.
     return pd.Series(made, index=table.index, dtype="str")
 
 
-def _defects(rows: pd.DataFrame, table: pd.DataFrame, columns: Columns) -> pd.Series:
-    no_rating = rows["rating"].isna() if columns.label is None else pd.Series(False, index=rows.index)
+def _attributes(table: pd.DataFrame, names: Sequence[str]) -> pd.Series:
+    if not names:
+        return pd.Series("", index=table.index, dtype="str")
+    texts = [table[name].astype("str").fillna("").tolist() for name in names]
+    objects = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in zip(*texts, strict=True)]
+    return pd.Series(objects, index=table.index, dtype="str")
+
+
+def _defects(rows: pd.DataFrame, table: pd.DataFrame, columns: Columns, soft: SoftLabels) -> pd.Series:
+    is_rated = columns.label is None and columns.soft_labels is None
+    no_rating = rows["rating"].isna() if is_rated else pd.Series(False, index=rows.index)
     dated = pd.Series(False, index=rows.index)
     if columns.observed_at is not None:
         dated = table[columns.observed_at].notna() & (table[columns.observed_at].astype("str") != "")
     checks = [
         (rows["text"].isna() | (rows["text"].str.strip() == ""), "text is missing"),
         (no_rating, "rating is missing or not a number"),
+        (soft.defects == BROKEN, f"soft labels {BROKEN}"),
+        (rows["label"].isna() & (soft.defects == TIED), f"soft labels {TIED}"),
         (rows["label"].isna() & ~no_rating, "label is missing"),
         (rows["observed_at"].isna() & dated, "observed_at is not an ISO 8601 time"),
         (~rows["own_split"].isin(["", *SPLITS]), "split is none of train, validation, test"),

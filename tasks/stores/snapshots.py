@@ -2,7 +2,8 @@
 
 `<loop>/<fingerprint>/` holds train, validation, test and quarantine as Parquet, `validation.html`, and `manifest.json`:
 written last, it is what makes a snapshot. A refused set leaves its page and quarantine there with `refused.json`,
-so that its rows can be mended. `<loop>/mended.parquet` holds what people mended.
+so that its rows can be mended. `suspects.parquet`, `.html` and `.json` are added when somebody asks which labels look
+wrong. `<loop>/mended.parquet` holds what people mended.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import fsspec
@@ -22,11 +23,11 @@ import pandas as pd
 
 from configs.schema import Loop
 from tasks.core.errors import DataError, TransientError
-from tasks.core.rows import RAW_COLUMNS, SPLITS
+from tasks.core.rows import RAW_COLUMNS, SPLITS, with_row_columns
 from tasks.core.screening import Screened
 from tasks.core.validation_page import cross_table
 
-SNAPSHOT_FORMAT = 1  # raised when the same rows and config would give another snapshot
+SNAPSHOT_FORMAT = 2  # raised when the same rows and config would give another snapshot
 MEND_COLUMNS = ["row_id", "text", "label"]
 
 
@@ -109,7 +110,30 @@ class SnapshotStore:
         """Return the rows of train, validation or test; raises DataError when the file is not what was written."""
         if split not in SPLITS:
             raise DataError(f"no split '{split}'; there are {', '.join(SPLITS)}")
-        return self._read_frame(snapshot, f"{split}.parquet")
+        return with_row_columns(self._read_frame(snapshot, f"{split}.parquet"))
+
+    def open_split(self, snapshot: Snapshot, split: str, cache: Path) -> Path:
+        """Return the split's Parquet file on this machine's disk, fetched into `cache` from a store elsewhere.
+
+        Raises DataError when the file is not what was written. For sets too large for memory.
+        """
+        name = f"{split}.parquet"
+        place = f"{snapshot.loop}/{snapshot.fingerprint}/{name}"
+        path = Path(f"{self._root}/{place}") if self._is_local else cache / place
+        try:
+            if not self._is_local and not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = path.with_name(f".{name}.{uuid4().hex}")
+                self._fs.get_file(f"{self._root}/{place}", str(partial))
+                partial.replace(path)
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            found = None
+        except OSError as error:
+            raise TransientError(f"{self._url(place)} cannot be read: {error}") from error
+        self._check(snapshot, name, found)
+        return path
 
     def read_quarantine(self, snapshot: Snapshot) -> pd.DataFrame:
         """Return the rows set aside: row_id, reason, source, text, label."""
@@ -132,12 +156,30 @@ class SnapshotStore:
         manifest: dict[str, Any] = json.loads(content)
         return manifest
 
-    def read_page(self, loop: str, fingerprint: str) -> str | None:
-        """Return the validation page of a snapshot or refused set, or None when there is none."""
+    def read_page(
+        self, loop: str, fingerprint: str, kind: Literal["validation", "suspects"] = "validation"
+    ) -> str | None:
+        """Return a page of a snapshot or refused set, or None when there is none."""
         if not re.fullmatch(r"[a-z][a-z0-9-]*/[0-9a-f]{16}", f"{loop}/{fingerprint}"):
             return None
-        content = self._read(f"{loop}/{fingerprint}/validation.html")
+        content = self._read(f"{loop}/{fingerprint}/{kind}.html")
         return None if content is None else content.decode()
+
+    def write_suspects(self, snapshot: Snapshot, suspects: pd.DataFrame, page: str, recipe: str) -> str:
+        """Keep which rows of a snapshot look wrongly labelled, and how they were found; return where the page is."""
+        folder = f"{snapshot.loop}/{snapshot.fingerprint}"
+        files = {"suspects.parquet": _parquet(suspects), "suspects.html": page.encode()}
+        self._write_folder(folder, files, "suspects.json", {"recipe": recipe, "rows": len(suspects)})
+        return self._url(f"{folder}/suspects.html")
+
+    def read_suspects(self, snapshot: Snapshot, recipe: str | None = None) -> pd.DataFrame | None:
+        """Return the kept suspects, or None when none were sought, or not by this recipe."""
+        folder = f"{snapshot.loop}/{snapshot.fingerprint}"
+        mark = self._read(f"{folder}/suspects.json")
+        if mark is None or recipe not in (None, json.loads(mark)["recipe"]):
+            return None
+        content = self._read(f"{folder}/suspects.parquet")
+        return None if content is None else pd.read_parquet(io.BytesIO(content))
 
     def read_mended(self, loop: str) -> pd.DataFrame:
         """Return what people mended: row_id, text, label, one line per row."""
@@ -178,13 +220,15 @@ class SnapshotStore:
 
     def _read_frame(self, snapshot: Snapshot, name: str) -> pd.DataFrame:
         content = self._read(f"{snapshot.loop}/{snapshot.fingerprint}/{name}")
-        expected = self.read_manifest(snapshot)["files"][name]
-        if content is None or hashlib.sha256(content).hexdigest() != expected:
-            state = "is missing" if content is None else "was changed after it was written"
+        self._check(snapshot, name, hashlib.sha256(content).hexdigest() if content is not None else None)
+        return pd.read_parquet(io.BytesIO(content or b""))
+
+    def _check(self, snapshot: Snapshot, name: str, found: str | None) -> None:
+        if found != self.read_manifest(snapshot)["files"][name]:
+            state = "is missing" if found is None else "was changed after it was written"
             raise DataError(
                 f"{snapshot.url}/{name} {state}. Delete the snapshot's folder; the next retrain makes it again"
             )
-        return pd.read_parquet(io.BytesIO(content))
 
     def _records(self, loop: str, name: str) -> list[dict[str, Any]]:
         try:

@@ -118,19 +118,29 @@ def read_hub(source: HubSource, cache: Path) -> pd.DataFrame:
 
 def wanted_columns(dataset: Any, place: str, columns: Columns) -> pd.DataFrame:
     """Return the columns that a source's mapping names, of a `datasets.Dataset`; class labels become their names."""
-    wanted = {key: name for key, name in columns.model_dump().items() if name is not None and key != "group_pattern"}
+    wanted = _mapped_columns(columns)
     found = list(dataset.column_names)
-    missing = {key: name for key, name in wanted.items() if name not in found}
+    missing = [(key, name) for key, name in wanted if name not in found]
     if missing:
-        key, name = next(iter(missing.items()))
+        key, name = missing[0]
         raise DataError(
             f"{place}: no column '{name}'; found {found}. Set columns.{key} of this source in the loop's YAML"
             + (" (or its delimiter: the file seems to have one column)" if len(found) == 1 else "")
         )
     if dataset.num_rows == 0:
         raise DataError(f"{place}: no rows, only columns {found}. Put labelled rows into it")
-    table = dataset.select_columns(list(dict.fromkeys(wanted.values()))).with_format("arrow")[:]
-    return pd.DataFrame({name: _column(dataset, table, key, name, place) for key, name in wanted.items()})
+    table = dataset.select_columns(list(dict.fromkeys(name for _, name in wanted))).with_format("arrow")[:]
+    return pd.DataFrame({name: _column(dataset, table, key, name, place) for key, name in wanted})
+
+
+def _mapped_columns(columns: Columns) -> list[tuple[str, str]]:
+    """Return (what it is for, name) of every column that a mapping names; a name may come twice."""
+    single = columns.model_dump(exclude={"group_pattern", "soft_labels", "attributes"})
+    # Later ones decide how a column of several uses is read: numbers and times must stay what they are.
+    numbers = [("observed_at", single.pop("observed_at")), ("rating", single.pop("rating"))]
+    shares = [(f"soft_labels.{label}", name) for label, name in (columns.soft_labels or {}).items()]
+    plain = [("attributes", name) for name in columns.attributes]
+    return [(key, name) for key, name in [*plain, *single.items(), *numbers, *shares] if name is not None]
 
 
 def _column(dataset: Any, table: Any, key: str, name: str, place: str) -> Any:
@@ -151,7 +161,7 @@ def _column(dataset: Any, table: Any, key: str, name: str, place: str) -> Any:
         raise DataError(
             f"{place}: column '{name}' holds {values.type}, expected text. Set columns.{key} of this source"
         )
-    if pa.types.is_floating(values.type) and key != "rating":
+    if pa.types.is_floating(values.type) and key != "rating" and not key.startswith("soft_labels"):
         whole = (
             pc.all(pc.equal(values, pc.floor(values))).as_py() is not False
         )  # 1.0 is the name 1: a null made it a float

@@ -92,6 +92,19 @@ def test_feedback_joins_and_keeps_test_rows_in_test(tmp_path: Path, settings: Se
     assert snapshot_flow(tiny(use_feedback=False), tmp_path, settings).snapshot.test == before.test
 
 
+def test_unknown_is_no_label_to_train_on(tmp_path: Path, settings: Settings) -> None:
+    write_rows(tmp_path)
+    log = PredictionLog(open_database(settings.database))
+    now = datetime(2026, 5, 4, tzinfo=UTC)
+    texts = {"p0": "out of scope", "p1": "Out of scope", "p2": "out of scope", "p3": "in scope"}
+    log.append([prediction(name, text, now) for name, text in texts.items()])
+    for name, label in {"p0": "unknown", "p1": "unknown", "p2": "pos", "p3": "pos"}.items():
+        assert log.record_feedback(name, label, "anna", now, "key") == "recorded"
+    snapshot = snapshot_flow(tiny(), tmp_path, settings).snapshot
+    assert sum(snapshot.counts.values()) == 61  # the majority says that the first text is out of scope
+    assert (log.count_labels("tiny-loop"), log.count_labels("tiny-loop", among=["neg", "pos"])) == (4, 2)
+
+
 def prediction(name: str, text: str, at: datetime) -> LoggedPrediction:
     return LoggedPrediction(
         prediction_id=name, at=at, loop="tiny-loop", version="1", stage="stable", text=text, group=None, label="neg",

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +57,16 @@ def test_what_is_written_is_read_back(store: SnapshotStore) -> None:
     assert str(test["observed_at"].dtype) == "datetime64[us, UTC]"
     pd.testing.assert_frame_equal(store.read_quarantine(snapshot), found.quarantine)
     assert store.read_page("tiny-loop", FINGERPRINT) == "<p>page</p>"
+
+
+def test_a_split_is_opened_as_a_file_on_this_machine(store: SnapshotStore, tmp_path: Path) -> None:
+    snapshot = write(store)
+    path = store.open_split(snapshot, "train", tmp_path / "cache")
+    pd.testing.assert_frame_equal(pd.read_parquet(path), store.read_split(snapshot, "train"))
+    assert store.open_split(snapshot, "train", tmp_path / "cache") == path
+    path.write_bytes(b"other")
+    with pytest.raises(DataError, match=r"train\.parquet was changed after it was written"):
+        store.open_split(snapshot, "train", tmp_path / "cache")
 
 
 def test_the_manifest_tells_counts_config_and_hashes(store: SnapshotStore) -> None:
@@ -135,6 +146,15 @@ def test_unreachable_is_not_absent(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(TransientError, match="cannot be read"):
         SnapshotStore(str(tmp_path / "file")).find("tiny-loop", FINGERPRINT)
+
+
+def test_a_snapshot_of_an_earlier_version_is_still_read(store: SnapshotStore) -> None:
+    found = screened()
+    old = dataclasses.replace(found, rows=found.rows.drop(columns=["soft_labels", "attributes"]))
+    snapshot = store.write(LOOP, FINGERPRINT, old, "<p>page</p>", NOON)
+    test = store.read_split(snapshot, "test")
+    assert test["soft_labels"].tolist() == test["attributes"].tolist() == [""] * snapshot.test
+    assert store.erase_rows("tiny-loop", [test["row_id"].iloc[0]]) == [FINGERPRINT]
 
 
 @pytest.mark.parametrize("column", RAW_COLUMNS)

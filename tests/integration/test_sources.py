@@ -132,6 +132,38 @@ def test_columns_are_mapped(folder: Path) -> None:
     assert rows["group"].nunique() == 4
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_votes_and_attributes_come_from_every_kind(folder: Path, kind: str) -> None:
+    frame = FRAME.assign(n=[3.0, 0.5] * 10, p=[1, 2] * 10, stars=[4.5, 1] * 10, land="AT")
+    write = {
+        "csv": lambda: frame.to_csv(folder / "rows", index=False),
+        "jsonl": lambda: frame.to_json(folder / "rows", orient="records", lines=True),
+        "parquet": lambda: frame.to_parquet(folder / "rows"),
+    }
+    write[kind]()
+    columns = {
+        "label": None, "soft_labels": {"pos": "p", "neg": "n"}, "rating": "stars", "attributes": ["land", "stars"],
+    }  # fmt: skip
+    rows = load(folder, kind, columns=columns).sort_values("text")
+    assert (rows["defect"] == "").all()
+    assert rows["label"].tolist()[:2] == ["neg", "pos"]
+    assert [json.loads(text) for text in rows["soft_labels"][:2]] == [[0.75, 0.25], [0.2, 0.8]]
+    assert rows["rating"].tolist()[:2] == [4.5, 1.0]
+    assert json.loads(rows["attributes"].iloc[0]) == {"land": "AT", "stars": "4.5"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"soft_labels": {"neg": "no", "pos": "label"}}, r"no column 'no'.*Set columns\.soft_labels\.neg"),
+        ({"attributes": ["text", "shop"]}, r"no column 'shop'.*Set columns\.attributes"),
+    ],
+)
+def test_missing_vote_and_attribute_columns_are_named(folder: Path, columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load(folder, columns=columns)
+
+
 def test_several_sources_come_in_one_order(folder: Path) -> None:
     write_jsonl(folder / "more.jsonl")
     first = {"name": "alpha", "kind": "csv", "path": "rows"}

@@ -1,4 +1,6 @@
+import json
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +22,7 @@ from tasks.core.rows import (
     own_group,
     rows_of_feedback,
     settle_feedback,
+    with_row_columns,
 )
 
 LABELS = ["negative", "neutral", "positive"]
@@ -29,7 +32,7 @@ def table(**columns: list[str | None]) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(values, dtype="str") for name, values in columns.items()})
 
 
-def mapped(frame: pd.DataFrame, **columns: str | None) -> pd.DataFrame:
+def mapped(frame: pd.DataFrame, **columns: Any) -> pd.DataFrame:
     return map_rows(frame, "shop", Columns(**columns), None, LABELS)
 
 
@@ -208,6 +211,78 @@ def test_feedback_without_a_group_is_grouped_like_a_source_row() -> None:
     rows = rows_of_feedback(labelled.assign(group="text:otherwise"))
     assert rows["group"].tolist() == [own_group("hello")]
     assert rows.columns.tolist() == RAW_COLUMNS
+
+
+VOTES = {"negative": "no", "neutral": "so", "positive": "yes"}
+
+
+@pytest.mark.parametrize(
+    ("votes", "label", "shares", "defect"),
+    [
+        (["1", "1", "2"], "positive", [0.25, 0.25, 0.5], ""),
+        (["0.2", "0.7", "0.1"], "neutral", [0.2, 0.7, 0.1], ""),
+        (["0", "0", "3"], "positive", [0, 0, 1], ""),
+        (["2", "2", "1"], None, [0.4, 0.4, 0.2], "soft labels tie for the largest share"),
+        (["0", "0", "0"], None, None, "soft labels are not all numbers of 0 or more with one above 0"),
+        (["-1", "1", "1"], None, None, "soft labels are not all numbers of 0 or more with one above 0"),
+        (["many", "1", "0"], None, None, "soft labels are not all numbers of 0 or more with one above 0"),
+        (["inf", "1", "0"], None, None, "soft labels are not all numbers of 0 or more with one above 0"),
+        (["", "1", "0"], None, None, "soft labels are not all numbers of 0 or more with one above 0"),
+        (["", None, ""], None, None, "label is missing"),
+    ],
+)
+def test_votes_become_shares_and_the_largest_is_the_label(
+    votes: list[str | None], label: str | None, shares: list[float] | None, defect: str
+) -> None:
+    frame = table(text=["a"], **{name: [vote] for name, vote in zip(VOTES.values(), votes, strict=True)})
+    rows = map_rows(frame, "shop", Columns(label=None, soft_labels=VOTES), None, LABELS)
+    given = rows["soft_labels"].iloc[0]
+    read = json.loads(given) if given else None
+    assert rows["label"].fillna("none").tolist() == [label or "none"]
+    assert read == (None if shares is None else pytest.approx(shares))
+    assert rows["defect"].tolist() == [defect]
+
+
+def test_a_label_column_wins_over_votes_decides_ties_and_stands_alone() -> None:
+    frame = table(
+        text=list("abcd"),
+        label=["neutral"] * 4,
+        no=["3", "1", "", "x"],
+        so=["0", "0", "", "1"],
+        yes=["0", "1", "", "0"],
+    )
+    rows = mapped(frame, soft_labels=VOTES)
+    assert rows["label"].tolist() == ["neutral"] * 4
+    assert [bool(text) for text in rows["soft_labels"]] == [True, True, False, False]
+    assert rows["defect"].tolist() == ["", "", "", "soft labels are not all numbers of 0 or more with one above 0"]
+
+
+def test_a_mended_label_ends_its_votes_and_mends_their_defect() -> None:
+    frame = table(text=["a", "b"], no=["1", "2"], so=["1", "0"], yes=["0", "0"], id=["1", "2"])
+    rows = map_rows(frame, "shop", Columns(label=None, soft_labels=VOTES, row_id="id"), None, LABELS)
+    assert rows["defect"].tolist() == ["soft labels tie for the largest share", ""]
+    mended = table(row_id=["shop:1", "shop:2"], text=["a", "b"], label=["neutral", "negative"])
+    fixed = apply_mends(rows, mended)
+    assert fixed["defect"].tolist() == ["", ""]
+    assert fixed["label"].tolist() == ["neutral", "negative"]
+    assert [bool(text) for text in fixed["soft_labels"]] == [False, True]
+
+
+def test_attributes_travel_as_one_json_object() -> None:
+    frame = table(text=["a", "b"], label=["neutral"] * 2, land=["Österreich", None], shop=["7", "8"])
+    rows = mapped(frame, attributes=["shop", "land"])
+    assert [json.loads(text) for text in rows["attributes"]] == [
+        {"shop": "7", "land": "Österreich"},
+        {"shop": "8", "land": ""},
+    ]
+    assert mapped(frame)["attributes"].tolist() == ["", ""]
+
+
+def test_rows_of_an_earlier_version_get_the_new_columns() -> None:
+    old = mapped(table(text=["a"], label=["neutral"])).drop(columns=["soft_labels", "attributes"])
+    assert with_row_columns(old)[["soft_labels", "attributes"]].to_numpy().tolist() == [["", ""]]
+    full = mapped(table(text=["a"], label=["neutral"], shop=["7"]), attributes=["shop"])
+    assert with_row_columns(full) is full
 
 
 def feedback_rows(*said: tuple[str, str]) -> pd.DataFrame:
