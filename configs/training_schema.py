@@ -1,8 +1,8 @@
-"""How a base model becomes the challenger: the sections `training` and `tuning`."""
+"""How a base model becomes the challenger: the section `training`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
 from configs.sections import Name, Section, Share
 
@@ -61,7 +61,7 @@ class Training(Section):
     few_shot: FewShot = FewShot()
     augmentation: Augmentation = Augmentation()
     label_noise: LabelNoise = LabelNoise()
-    pooling: Literal["mean", "cls"] = "mean"
+    pooling: Literal["mean", "cls", "last"] = "mean"  # causal language models: last
     max_tokens: Annotated[int, Field(ge=8, le=8192)] = 128
     epochs: Annotated[float, Field(gt=0, le=100)] = 3
     max_steps: Annotated[int, Field(ge=1)] | None = None  # stops earlier than epochs would
@@ -86,36 +86,3 @@ class Training(Section):
     seed: int = 13
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class SearchRange(Section):
-    """Where one key may lie: numbers between low and high (`log`: evenly by order of magnitude), or one of choices."""
-
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    choices: list[Any] | None = None
-
-    @model_validator(mode="after")
-    def _numbers_or_choices(self) -> "SearchRange":
-        if (self.choices is None) == (self.low is None or self.high is None):
-            raise ValueError("give either low and high, or choices")
-        if self.low is not None and self.high is not None and self.low >= self.high:
-            raise ValueError(f"low must be below high (got {self.low:g} and {self.high:g})")
-        return self
-
-
-class Tuning(Section):
-    """`evertune tune`: the search for better training keys, judged by validation macro-F1 only."""
-
-    trials: Annotated[int, Field(ge=1, le=100_000)] = 20
-    minutes: Annotated[float, Field(gt=0)] | None = None  # stops earlier
-    space: dict[str, SearchRange] = {  # keys of `training`, dotted where nested: lora.rank
-        "learning_rate": SearchRange(low=1e-5, high=3e-4, log=True),
-        "batch_size": SearchRange(choices=[8, 16, 32]),
-        "epochs": SearchRange(low=2, high=6),
-        "layer_decay": SearchRange(low=0.7, high=1.0),
-        "label_smoothing": SearchRange(low=0.0, high=0.15),
-    }
-    seeds: Annotated[int, Field(ge=1, le=20)] = 1  # a trial's value is the mean over seeds
-    prune: bool = True  # end trials whose evaluations fall behind (median rule)

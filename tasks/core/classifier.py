@@ -12,10 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from tasks.core.adapters import BaseIdentity, load_adapter, read_base, save_adapter
+from tasks.core.base_models import resolve_base_model
 from tasks.core.errors import DataError
+
+Pooling = Literal["mean", "cls", "last"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class ClassifierShape:
     """What must be known, besides weights, to build the classifier again."""
 
     labels: tuple[str, ...]
-    pooling: Literal["mean", "cls"]
+    pooling: Pooling
     max_tokens: int
     has_rating_head: bool
 
@@ -38,7 +42,9 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(encoder.config.hidden_size, len(shape.labels))
         self.rating_head = nn.Linear(encoder.config.hidden_size, 1) if shape.has_rating_head else None
+        self.base: BaseIdentity | None = None  # what the encoder's adapter belongs to, where it has one
         self.rating_weight = 0.0
+        self.label_smoothing = 0.0
         self.class_weights: Tensor | None = None
 
     def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -52,28 +58,53 @@ class Classifier(nn.Module):
         attention_mask: Tensor,
         labels: Tensor | None = None,
         ratings: Tensor | None = None,
+        shares: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Classify a batch; NaN ratings do not count towards the loss."""
+        """Classify a batch.
+
+        `shares` [B, C] are soft labels, which take the place of labels in the loss; `weights` [B] multiply each row's
+        loss. NaN ratings do not count towards it.
+        """
         sentence_BD = self.dropout(self.embed(input_ids, attention_mask))
         logits_BC = self.head(sentence_BD)
         if labels is None:
             return {"logits": logits_BC}
-        weights = self.class_weights.to(logits_BC.device) if self.class_weights is not None else None
-        loss = F.cross_entropy(logits_BC.float(), labels, weight=weights)
+        loss_B = self._label_loss(logits_BC.float(), labels if shares is None else shares)
         if self.rating_head is not None and ratings is not None:
-            loss = loss + self.rating_weight * _rating_loss(self.rating_head(sentence_BD).squeeze(-1), ratings)
+            loss_B = loss_B + self.rating_weight * _rating_loss(self.rating_head(sentence_BD).squeeze(-1), ratings)
+        loss = loss_B.mean() if weights is None else (loss_B * weights).mean()
         return {"loss": loss, "logits": logits_BC}
 
+    def _label_loss(self, logits_BC: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross entropy [B] against labels [B] or shares [B, C]; smoothed while training only.
 
-def pool(hidden_BTD: Tensor, attention_mask: Tensor, pooling: Literal["mean", "cls"]) -> Tensor:
-    """Return one vector per text: the mean over its tokens (Reimers & Gurevych 2019), or its first token's."""
+        Class weights have mean 1 over the training rows, so a batch's loss is a plain mean: it does not hang on which
+        rows meet in a batch, on how many processes share it, or on gradient accumulation.
+        """
+        smoothing = self.label_smoothing if self.training else 0.0
+        loss_B = F.cross_entropy(logits_BC, targets, reduction="none", label_smoothing=smoothing)
+        if self.class_weights is None:
+            return loss_B
+        class_weights_C = self.class_weights.to(logits_BC.device)
+        return loss_B * (class_weights_C[targets] if targets.ndim == 1 else targets @ class_weights_C)
+
+
+def pool(hidden_BTD: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
+    """Return one vector per text: the mean over its tokens (Reimers & Gurevych 2019), its first, or its last token's.
+
+    The last one is that of causal language models: it alone has seen the whole text.
+    """
     if pooling == "cls":
         return hidden_BTD[:, 0]
+    if pooling == "last":
+        last_B = (attention_mask.cumsum(1) * attention_mask).argmax(1)
+        return hidden_BTD.gather(1, last_B[:, None, None].expand(-1, 1, hidden_BTD.shape[-1])).squeeze(1)
     mask_BT1 = attention_mask.unsqueeze(-1).to(hidden_BTD.dtype)
     return (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1.0)
 
 
-def load_encoder(base_model: str) -> Any:
+def load_encoder(base_model: str, quantization: Any | None = None) -> Any:
     """Return the pretrained encoder of a folder or hub id.
 
     Eager attention on a CPU: its backward pass is faster there than that of scaled-dot-product attention.
@@ -82,22 +113,45 @@ def load_encoder(base_model: str) -> Any:
     disable_progress_bar()  # a bar per loaded file would drown the progress that matters
     attention = "sdpa" if torch.cuda.is_available() else "eager"
     try:
-        return AutoModel.from_pretrained(base_model, attn_implementation=attention, dtype=torch.float32)
+        encoder = AutoModel.from_pretrained(
+            base_model, attn_implementation=attention, dtype=torch.float32, quantization_config=quantization
+        )
     except (OSError, ValueError) as error:
         raise DataError(f"training.base_model: '{base_model}' holds no loadable model: {error}") from error
+    encoder.config.use_cache = False  # a cache is for writing texts on, token by token
+    return encoder
 
 
 def load_tokenizer(base_model: str) -> Any:
     """Return the tokenizer that belongs to the encoder; raises DataError as `load_encoder` does."""
     try:
-        return AutoTokenizer.from_pretrained(base_model)
+        tokenizer = AutoTokenizer.from_pretrained(base_model)
     except (OSError, ValueError) as error:
         raise DataError(f"training.base_model: '{base_model}' holds no loadable tokenizer: {error}") from error
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token  # decoders have none; the attention mask hides it
+    return tokenizer
+
+
+def check_pooling(config: Any, pooling: Pooling) -> None:
+    """Raise DataError when a causal language model is pooled where a token has not seen the whole text."""
+    kind = type(config)
+    if pooling != "last" and kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise DataError(
+            f"training.pooling: '{pooling}' does not suit a causal language model ({config.model_type}): only its last "
+            "token has read the whole text. Set training.pooling to last"
+        )
 
 
 def save_classifier(classifier: Classifier, tokenizer: Any, folder: Path) -> None:
-    """Write encoder (Hugging Face format), heads (safetensors), shape and tokenizer."""
-    classifier.encoder.save_pretrained(folder / "encoder")
+    """Write encoder (Hugging Face format), heads (safetensors), shape and tokenizer.
+
+    Of an encoder with an adapter on a known base model, only the adapter and the base model's identity are written.
+    """
+    if classifier.base is not None:
+        save_adapter(classifier.encoder, classifier.base, folder / "encoder")
+    else:
+        classifier.encoder.save_pretrained(folder / "encoder")
     tokenizer.save_pretrained(folder / "encoder")
     heads = {name: value.contiguous() for name, value in classifier.state_dict().items() if "head." in name}
     heads = {name: value for name, value in heads.items() if not name.startswith("encoder.")}
@@ -109,12 +163,20 @@ def load_classifier(folder: Path) -> Classifier:
     """Return what `save_classifier` wrote, in evaluation mode."""
     fields = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
     shape = ClassifierShape(**{**fields, "labels": tuple(fields["labels"])})
-    classifier = Classifier(load_encoder(str(folder / "encoder")), shape)
+    base = read_base(folder / "encoder")
+    if base is not None:
+        encoder = load_encoder(resolve_base_model(base.base_model))
+        encoder = load_adapter(encoder, base, folder / "encoder")
+    else:
+        encoder = load_encoder(str(folder / "encoder"))
+    classifier = Classifier(encoder, shape)
+    classifier.base = base
     classifier.load_state_dict(load_file(folder / "heads.safetensors"), strict=False)
     return classifier.eval()
 
 
 def _rating_loss(predicted_B: Tensor, ratings_B: Tensor) -> Tensor:
+    """Return squared errors [B] whose mean over the batch is the mean over the rows that have a rating."""
     known = ~torch.isnan(ratings_B)
     squared = (predicted_B.float() - torch.nan_to_num(ratings_B)) ** 2
-    return (squared * known).sum() / known.sum().clamp(min=1)
+    return squared * known * (len(ratings_B) / known.sum().clamp(min=1))
