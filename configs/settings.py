@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+RAY_LOCAL = "local"  # the ray_address of a cluster that lives as long as the run, on this machine
 WORK_POOL = "local"  # the Prefect work pool of a stack, whose worker runs every flow
 
 
@@ -26,6 +27,10 @@ class Settings(BaseSettings):
     snapshots_url: str | None = None  # any fsspec URL; absent: a folder under home
     operator_token: SecretStr | None = None  # absent: made once and kept, mode 600, under home
     online: bool = False  # whether base models may be fetched from the Hugging Face hub
+    training_processes: int | None = Field(None, ge=1, le=4096)  # absent: one per CUDA device, one on a CPU
+    ray_address: str | None = None  # train on this Ray cluster: `ray://HOST:PORT`, HOST:PORT, `auto`, or `local`
+    ray_storage: Path | None = None  # a folder that all machines of the cluster share; absent: under home
+    tuning_processes: int | None = Field(None, ge=1, le=256)  # trials at a time; absent: one per CUDA device, else one
     serving_threads: int = Field(2, ge=1, le=256)
     alias_poll_seconds: float = Field(5.0, gt=0, le=3600)  # how soon the service sees an alias moved elsewhere
 

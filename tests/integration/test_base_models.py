@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.base_models import resolve_base_model
 from tasks.core.errors import DataError
-from tasks.stores.base_models import resolve_base_model
 
 
 def test_a_package_that_carries_a_model() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tasks.core.errors import DataError
 
-_PREFIX = "package:"
+PACKAGE = "package:"
 
 
 def resolve_base_model(base_model: str) -> str:
@@ -13,9 +13,9 @@ def resolve_base_model(base_model: str) -> str:
 
     A folder or hub id comes back unchanged. Raises DataError when the package or its config.json is missing.
     """
-    if not base_model.startswith(_PREFIX):
+    if not base_model.startswith(PACKAGE):
         return base_model
-    name = base_model.removeprefix(_PREFIX)
+    name = base_model.removeprefix(PACKAGE)
     try:
         package = metadata.distribution(name)
     except (metadata.PackageNotFoundError, ValueError) as error:
