@@ -16,8 +16,8 @@ class Gate(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     resamples: Annotated[int, Field(ge=200, le=100_000)] = 2000
     min_test_rows: Annotated[int, Field(ge=1)] = 100
-    min_accuracy_gain: Annotated[float, Field(ge=0, lt=1)] | None = None  # superiority, where a loop asks for it
-    max_slice_loss: Annotated[float, Field(ge=0, lt=1)] = 0.05  # accuracy a slice may lose, corrected for their number
+    min_accuracy_gain: Annotated[float, Field(ge=0, lt=1)] | None = None  # superiority: the bootstrap must show more
+    max_slice_loss: Annotated[float, Field(ge=0, lt=1)] = 0.05  # accuracy; see core/promotion.py: judge_slices
     min_slice_rows: Annotated[int, Field(ge=1)] = 50  # a smaller slice is shown, not judged
     max_ece: Annotated[float, Field(gt=0, lt=1)] | None = None  # expected calibration error on the test rows
     min_parity: Annotated[float, Field(gt=0, le=1)] = 0.995  # share of test rows where export and checkpoint agree
@@ -33,7 +33,7 @@ class Slice(Section):
     column: str | None = None  # `source`, or one of data.sources[].columns.attributes: one slice per value
     words: tuple[int, int] | None = None  # fewest and most words of a text
     pattern: str | None = None  # regular expression that a text matches somewhere
-    newest: Share | None = None  # the newest share of dated groups
+    newest: Share | None = None  # the newest share of groups; undated ones are the oldest and never count
 
     @model_validator(mode="after")
     def _one_rule(self) -> "Slice":
@@ -44,6 +44,8 @@ class Slice(Section):
             re.compile(self.pattern or "")
         except re.error as error:
             raise ValueError(f"pattern: not a regular expression: {error}") from error
+        if self.words is not None and not 0 <= self.words[0] <= self.words[1]:
+            raise ValueError(f"words: fewest and most words, for example [1, 8] (got {list(self.words)})")
         return self
 
 
@@ -80,6 +82,6 @@ class Behaviour(Section):
 
 
 class Unknown(Section):
-    """Answer `unknown` to texts outside the loop's scope."""
+    """Answer `unknown` to texts outside the loop's scope: those far from the training rows."""
 
     max_refused_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.05  # of validation rows, which are in scope

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,29 @@ from prefect import get_run_logger, task
 
 from configs.schema import Loop
 from configs.settings import Settings
-from tasks.core.metrics import Scores, score_predictions
+from tasks.core.base_models import resolve_base_model
+from tasks.core.behaviour import CaseResult, KindResult, count_by_kind, judge_cases
+from tasks.core.metrics import Scores, expected_calibration_error, score_predictions, uncalibrate
+from tasks.core.paired import Difference
 from tasks.core.predictor import Prediction, Predictor, softmax
 from tasks.core.promotion import (
     GateDecision,
+    GateEvidence,
     Parity,
+    SliceVerdict,
+    compare_accuracy,
     decide_promotion,
+    judge_slices,
     measure_parity,
-    paired_accuracy_differences,
 )
 from tasks.core.redaction import redact
 from tasks.core.retrain_plan import check_labels
-from tasks.stores.base_models import resolve_base_model
+from tasks.core.slices import SliceScores, cut_slices, score_slices
 from tasks.stores.model_registry import open_registry
 from tasks.stores.snapshots import Snapshot, SnapshotStore
 from tasks.training import Challenger
+
+LATENCY_TEXTS = 50
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,16 @@ class Evaluation:
     parity: Parity
     decision: GateDecision
     seconds: float
+    difference: Difference | None = None
+    slices: tuple[SliceScores, ...] = ()
+    slice_verdicts: tuple[SliceVerdict, ...] = ()  # in the order of `slices`
+    behaviour: tuple[KindResult, ...] = ()
+    cases: tuple[CaseResult, ...] = ()
+    latency_ms: float = 0.0
+    size_mb: float = 0.0
+    temperature: float = 1.0
+    ece_before_temperature: float = 0.0
+    unknown_share: float | None = None  # of test rows answered `unknown`, all in scope; None: the loop never says so
 
 
 @task(name="evaluate")
@@ -47,29 +65,69 @@ def evaluate_challenger(config: Loop, snapshot: Snapshot, challenger: Challenger
     started = time.monotonic()
     settings = Settings()
     test = SnapshotStore(settings.snapshots).read_split(snapshot, "test")
+    texts, groups = test["text"].tolist(), test["group"].tolist()
     gold = test["label"].map(config.labels.index).to_numpy()
-    groups = test["group"].tolist()
-    predictor = Predictor.load(challenger.folder / "bundle")
-    answers = predictor.predict(test["text"].tolist())
-    scores = score_predictions(gold, answers.probabilities, groups)
-    champion_version, champion = _predict_with_champion(config, settings, test["text"].tolist())
-    champion_scores = None if champion is None else score_predictions(gold, champion, groups)
-    differences = None
-    if champion is not None:
-        differences = paired_accuracy_differences(gold, answers.probabilities, champion, groups, config.gate.resamples)
-    parity = measure_parity(answers.probabilities, _predict_with_checkpoint(challenger, predictor, test))
-    decision = decide_promotion(scores, parity, config.gate, differences)
+    bundle = challenger.folder / "bundle"
+    predictor = Predictor.load(bundle)
+    answers = predictor.predict(texts)
+    ours = answers.probabilities
+    champion_version, champion = _predict_with_champion(config, settings, texts)
+    cuts = cut_slices(test, config.slices)
+    slices = score_slices(cuts, gold, ours, champion, groups, config.gate.resamples, config.gate.confidence)
+    cases = judge_cases(config.behaviour, predictor.labels, predictor.predict)
+    evidence = GateEvidence(
+        scores=score_predictions(gold, ours, groups),
+        parity=measure_parity(ours, _predict_with_checkpoint(challenger, predictor, test)),
+        difference=None if champion is None else compare_accuracy(gold, ours, champion, groups, config.gate),
+        slices=slices,
+        behaviour=count_by_kind(cases, config.behaviour),
+        latency_ms=_measure_latency(predictor, texts[:LATENCY_TEXTS]),
+        size_mb=sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) / 1e6,
+    )
+    decision = decide_promotion(evidence, config.gate)
+    temperature = predictor.manifest.temperature
     evaluation = Evaluation(
-        scores, champion_scores, champion_version, parity, decision, seconds=time.monotonic() - started
+        scores=evidence.scores,
+        champion_scores=None if champion is None else score_predictions(gold, champion, groups),
+        champion_version=champion_version,
+        parity=evidence.parity,
+        decision=decision,
+        seconds=time.monotonic() - started,
+        difference=evidence.difference,
+        slices=slices,
+        slice_verdicts=tuple(judge_slices(slices, config.gate)),
+        behaviour=evidence.behaviour,
+        cases=cases,
+        latency_ms=evidence.latency_ms,
+        size_mb=evidence.size_mb,
+        temperature=temperature,
+        ece_before_temperature=expected_calibration_error(gold, uncalibrate(ours, temperature)),
+        unknown_share=float(answers.unknown.mean()) if predictor.manifest.min_closeness is not None else None,
     )
     _write_evidence(config, challenger, test, answers, evaluation)
-    logger = get_run_logger()
+    _log_outcome(evaluation)
+    return replace(evaluation, seconds=time.monotonic() - started)
+
+
+def _log_outcome(evaluation: Evaluation) -> None:
+    logger, scores = get_run_logger(), evaluation.scores
     low, high = scores.accuracy_ci
     logger.info("test: accuracy %.3f [%.3f, %.3f], macro-F1 %.3f, ECE %.3f, n %d", scores.accuracy, low, high,
                 scores.macro_f1, scores.ece, scores.n)  # fmt: skip
-    for reason in decision.reasons:
+    if evaluation.unknown_share is not None:
+        logger.info("test: %.1f %% of rows, all in scope, are answered unknown", 100 * evaluation.unknown_share)
+    for reason in evaluation.decision.reasons:
         logger.info("gate: %s", reason)
-    return Evaluation(scores, champion_scores, champion_version, parity, decision, time.monotonic() - started)
+
+
+def _measure_latency(predictor: Predictor, texts: list[str]) -> float:
+    """Return the median milliseconds of answering one text alone, as the service's smallest request does."""
+    seconds = []
+    for text in texts[:3] + texts:  # the first ones warm up
+        started = time.perf_counter()
+        predictor.predict([text])
+        seconds.append(time.perf_counter() - started)
+    return 1000 * float(np.median(seconds[3:]))
 
 
 def _predict_with_champion(config: Loop, settings: Settings, texts: list[str]) -> tuple[str | None, Any]:
@@ -98,7 +156,13 @@ def _write_evidence(
     config: Loop, challenger: Challenger, test: pd.DataFrame, answers: Prediction, evaluation: Evaluation
 ) -> None:
     from tasks.core.embedding import embed
-    from tasks.core.evidence import build_reference, list_hardest_errors, plot_confusion, plot_reliability
+    from tasks.core.evidence import (
+        build_reference,
+        list_hardest_errors,
+        tabulate_cases,
+        tabulate_classes,
+        tabulate_slices,
+    )
 
     folder = challenger.folder / "evidence"
     folder.mkdir(exist_ok=True)
@@ -106,14 +170,33 @@ def _write_evidence(
     embeddings = embed(redacted, resolve_base_model(config.training.base_model))
     gold = test["label"].map(config.labels.index).to_numpy()
     probabilities = np.asarray(answers.probabilities)
-    reference = build_reference(test, probabilities, answers.n_tokens, embeddings, config.labels)
+    reference = build_reference(test, probabilities, answers.n_tokens, embeddings, config.labels, answers.answers)
     reference.to_parquet(folder / "reference.parquet", index=False)
-    list_hardest_errors(test.assign(text=redacted), probabilities, config.labels).to_csv(
-        folder / "hardest_errors.csv", index=False
-    )
-    plot_confusion(gold, probabilities, config.labels, folder / "confusion.png")
-    plot_reliability(gold, probabilities, evaluation.scores.ece, folder / "reliability.png")
+    tables = {
+        "hardest_errors": list_hardest_errors(test.assign(text=redacted), probabilities, config.labels),
+        "classes": tabulate_classes(gold, probabilities, evaluation.scores, config.labels),
+        "slices": tabulate_slices(evaluation.slices, evaluation.slice_verdicts),
+        "behaviour": tabulate_cases(evaluation.cases),
+    }
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    _draw(config, gold, probabilities, evaluation, folder)
     write_json(folder / "gate.json", asdict(evaluation))
+
+
+def _draw(config: Loop, gold: Any, probabilities: Any, evaluation: Evaluation, folder: Path) -> None:
+    from tasks.core.plots import plot_confusion, plot_precision_recall, plot_reliability, plot_slices
+
+    before = uncalibrate(probabilities, evaluation.temperature)
+    sides = [
+        ("before temperature scaling", before, evaluation.ece_before_temperature),
+        (f"as served, temperature {evaluation.temperature:.2f}", probabilities, evaluation.scores.ece),
+    ]
+    plot_confusion(gold, probabilities, config.labels, folder / "confusion.png")
+    plot_reliability(gold, sides, folder / "reliability.png")
+    plot_precision_recall(gold, probabilities, config.labels, folder / "precision_recall.png")
+    if any(one.n for one in evaluation.slices):
+        plot_slices(evaluation.slices, evaluation.scores.accuracy, folder / "slices.png")
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -14,14 +15,16 @@ from prefect import get_run_logger, task
 
 from configs.schema import Loop
 from configs.settings import Settings
-from tasks.core.evidence import write_model_card
+from tasks.core.model_card import cut_description, write_model_card
 from tasks.core.retrain_plan import gate_key
+from tasks.core.slices import SliceScores
 from tasks.evaluation import Evaluation
 from tasks.stores.model_registry import ModelVersion, open_registry
 from tasks.stores.snapshots import Snapshot
 from tasks.training import Challenger
 
 LIBRARIES = ("torch", "transformers", "onnxruntime", "tokenizers", "mlflow", "great-expectations")
+METRICS_AT_ONCE = 500  # MLflow takes 1,000 in one request
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,14 @@ def register_challenger(config: Loop, snapshot: Snapshot, challenger: Challenger
     settings = Settings()
     registry = open_registry(settings)
     facts = {**challenger.facts, **_origin(settings, config, snapshot)}
-    card = write_model_card(
-        config.name, config.description, evaluation.scores, evaluation.champion_scores, evaluation.decision, facts
-    )
-    registry.log_metrics(challenger.run_id, _final_metrics(evaluation, challenger), 0, int(time.time() * 1000))
+    if evaluation.unknown_share is not None:
+        facts["test rows answered unknown"] = f"{evaluation.unknown_share:.1%}"
+    card = _write_card(config, evaluation, facts)
+    (challenger.folder / "evidence" / "model_card.md").write_text(card, encoding="utf-8")
+    metrics = list(_final_metrics(evaluation, challenger).items())
+    for start in range(0, len(metrics), METRICS_AT_ONCE):
+        part = dict(metrics[start : start + METRICS_AT_ONCE])
+        registry.log_metrics(challenger.run_id, part, 0, int(time.time() * 1000))
     registry.tag_run(challenger.run_id, {key.replace(" ", "_"): str(value) for key, value in facts.items()})
     folders = {part: challenger.folder / part for part in ("bundle", "checkpoint", "evidence")}
     version = registry.register(
@@ -50,7 +57,7 @@ def register_challenger(config: Loop, snapshot: Snapshot, challenger: Challenger
         challenger.run_id,
         folders,
         config.labels,
-        card,
+        cut_description(card),
         _version_tags(config, challenger, evaluation, snapshot),
     )
     for file in sorted((challenger.folder / "evidence").iterdir()):
@@ -61,6 +68,20 @@ def register_challenger(config: Loop, snapshot: Snapshot, challenger: Challenger
     return Registered(version, time.monotonic() - started)
 
 
+def _write_card(config: Loop, evaluation: Evaluation, facts: dict[str, Any]) -> str:
+    return write_model_card(
+        config.name,
+        config.description,
+        evaluation.scores,
+        evaluation.champion_scores,
+        evaluation.decision,
+        facts,
+        list(zip(evaluation.slices, evaluation.slice_verdicts, strict=True)),
+        evaluation.behaviour,
+        [case for case in evaluation.cases if not case.passed],
+    )
+
+
 def _final_metrics(evaluation: Evaluation, challenger: Challenger) -> dict[str, float]:
     scores = evaluation.scores
     metrics = {
@@ -68,14 +89,36 @@ def _final_metrics(evaluation: Evaluation, challenger: Challenger) -> dict[str, 
         "test_accuracy_low": scores.accuracy_ci[0],
         "test_accuracy_high": scores.accuracy_ci[1],
         "test_macro_f1": scores.macro_f1,
+        "test_macro_f1_low": scores.macro_f1_ci[0],
+        "test_macro_f1_high": scores.macro_f1_ci[1],
         "test_ece": scores.ece,
+        "test_ece_before_temperature": evaluation.ece_before_temperature,
+        "latency_ms": evaluation.latency_ms,
+        "size_mb": evaluation.size_mb,
         "test_n": float(scores.n),
         "training_seconds": challenger.seconds,
     }
     if evaluation.champion_scores is not None:
         metrics["champion_accuracy"] = evaluation.champion_scores.accuracy
         metrics["champion_macro_f1"] = evaluation.champion_scores.macro_f1
+    if evaluation.difference is not None:
+        metrics["accuracy_gain"] = evaluation.difference.value
+        metrics["accuracy_gain_lower"] = evaluation.difference.lower
+    metrics |= {f"behaviour/{one.kind}": one.passed / one.n for one in evaluation.behaviour}
+    for one in evaluation.slices:
+        metrics |= _slice_metrics(one)
     return metrics
+
+
+def _slice_metrics(one: SliceScores) -> dict[str, float]:
+    """Return a slice's metrics under the slashes that MLflow's pages group by; a value may hold any character."""
+    name = re.sub(r"[^\w\- ]", "_", one.name)
+    found = {"n": float(one.n), "accuracy": one.accuracy, "macro_f1": one.macro_f1}
+    if one.accuracy_ci is not None:
+        found |= {"accuracy_low": one.accuracy_ci[0], "accuracy_high": one.accuracy_ci[1]}
+    if one.difference is not None:
+        found["accuracy_gain"] = one.difference.value
+    return {f"slices/{name}/{key}": value for key, value in found.items() if value is not None}
 
 
 def _version_tags(config: Loop, challenger: Challenger, evaluation: Evaluation, snapshot: Snapshot) -> dict[str, str]:
@@ -84,8 +127,9 @@ def _version_tags(config: Loop, challenger: Challenger, evaluation: Evaluation, 
         "training_key": challenger.key,
         "labels": json.dumps(config.labels),
         "base_model": config.training.base_model,
+        "pooling": config.training.pooling,
         "snapshot": snapshot.fingerprint,
-        "gate_key": gate_key(config.gate),
+        "gate_key": gate_key(config),
         "gate": "promote" if evaluation.decision.promote else "refuse",
         "gate_reasons": " | ".join(evaluation.decision.reasons)[:4900],
         "test_accuracy": f"{scores.accuracy:.4f} [{scores.accuracy_ci[0]:.4f}, {scores.accuracy_ci[1]:.4f}]",

@@ -1,16 +1,16 @@
-"""What a person looks at to believe a version: reference table, plots, model card, the hardest errors."""
+"""The tables that a person looks at to believe a version: reference, slices, cases, classes, the hardest errors."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks.core.metrics import Scores, confusion_matrix
-from tasks.core.promotion import GateDecision
+from tasks.core.behaviour import CaseResult
+from tasks.core.metrics import Scores, average_precision, confusion_matrix
+from tasks.core.promotion import SliceVerdict
+from tasks.core.slices import SliceScores
 
 Floats = npt.NDArray[np.floating]
 LOGGED_DECIMALS = 6  # as the prediction service answers and logs
@@ -22,14 +22,18 @@ def build_reference(
     n_tokens: npt.NDArray[np.int64],
     embeddings: Floats,
     labels: Sequence[str],
+    answers: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Return what drift is measured against: one row per test row, with scores and embedding but without its text."""
+    """Return what drift is measured against: one row per test row, with scores and embedding but without its text.
+
+    `answers` are what the service would say, perhaps `unknown`; None: the likeliest labels.
+    """
     reference = pd.DataFrame(
         {
             "row_id": test["row_id"].to_numpy(),
             "group": test["group"].to_numpy(),
             "label": test["label"].to_numpy(),
-            "predicted": np.asarray(labels, dtype=object)[probabilities.argmax(1)],
+            "predicted": np.asarray(_likeliest(probabilities, labels) if answers is None else answers, dtype=object),
             "score": as_logged(probabilities.max(1)),
             "n_chars": test["text"].str.len().to_numpy(),
             "n_words": test["text"].str.split().str.len().to_numpy(),
@@ -40,6 +44,10 @@ def build_reference(
         reference[f"p_{label}"] = as_logged(probabilities[:, position])
     reference["embedding"] = list(embeddings)
     return reference
+
+
+def _likeliest(probabilities: Floats, labels: Sequence[str]) -> list[str]:
+    return [labels[position] for position in probabilities.argmax(1)]
 
 
 def as_logged(probabilities: Floats) -> Floats:
@@ -63,75 +71,64 @@ def list_hardest_errors(
     return rows.assign(predicted=predicted, score=scores[worst].round(4)).reset_index(drop=True)
 
 
-def plot_confusion(gold: npt.NDArray[np.int64], probabilities: Floats, labels: Sequence[str], path: Path) -> None:
-    """Write the confusion matrix as a picture: counts, shaded by the share of each true class."""
+def tabulate_slices(slices: Sequence[SliceScores], verdicts: Sequence[SliceVerdict]) -> pd.DataFrame:
+    """Return one row per slice: sizes, both models' scores, their difference with interval, and the gate's verdict."""
+    rows = []
+    for one, verdict in zip(slices, verdicts, strict=True):
+        low, high = one.accuracy_ci or (None, None)
+        f1_low, f1_high = one.macro_f1_ci or (None, None)
+        difference = one.difference
+        rows.append(
+            {
+                "slice": one.name,
+                "rule": one.rule,
+                "n": one.n,
+                "groups": one.n_groups,
+                "accuracy": one.accuracy,
+                "accuracy_low": low,
+                "accuracy_high": high,
+                "macro_f1": one.macro_f1,
+                "macro_f1_low": f1_low,
+                "macro_f1_high": f1_high,
+                "champion_accuracy": one.champion_accuracy,
+                "champion_macro_f1": one.champion_macro_f1,
+                "difference": difference.value if difference else None,
+                "difference_low": difference.ci[0] if difference else None,
+                "difference_high": difference.ci[1] if difference else None,
+                "p_loss_corrected": verdict.p_value,
+                "verdict": verdict.outcome,
+                "note": one.note,
+            }
+        )
+    columns = list(rows[0]) if rows else ["slice", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def tabulate_cases(cases: Sequence[CaseResult]) -> pd.DataFrame:
+    """Return one row per behavioural case, the failed ones first."""
+    names = [field.name for field in fields(CaseResult)]
+    table = pd.DataFrame([asdict(case) for case in cases], columns=names).rename(columns={"number": "case"})
+    return table.sort_values(["passed", "case"], kind="stable", ignore_index=True)
+
+
+def tabulate_classes(
+    gold: npt.NDArray[np.int64], probabilities: Floats, scores: Scores, labels: Sequence[str]
+) -> pd.DataFrame:
+    """Return one row per class: test rows, precision, recall, F1 with its interval, and average precision."""
     counts = confusion_matrix(gold, probabilities.argmax(1), len(labels))
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure, axes = _figure()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (true, predicted), count in np.ndenumerate(counts):
-        shade = "white" if shares[true, predicted] > 0.5 else "black"
-        axes.text(predicted, true, f"{count}\n{shares[true, predicted]:.0%}", ha="center", va="center", color=shade)
-    axes.set(xlabel="predicted", ylabel="true", title=f"Confusion on {len(gold)} frozen test rows")
-    axes.set_xticks(range(len(labels)), labels)
-    axes.set_yticks(range(len(labels)), labels)
-    figure.savefig(path)
-
-
-def plot_reliability(
-    gold: npt.NDArray[np.int64], probabilities: Floats, ece: float, path: Path, bins: int = 10
-) -> None:
-    """Write the reliability diagram (Guo et al. 2017): accuracy by score, beside the diagonal it should follow."""
-    scores, correct = probabilities.max(1), probabilities.argmax(1) == gold
-    places = np.minimum((scores * bins).astype(int), bins - 1)
-    filled = np.unique(places)
-    figure, axes = _figure()
-    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="perfect")
-    means = [scores[places == place].mean() for place in filled]
-    axes.plot(means, [correct[places == place].mean() for place in filled], marker="o", label="this model")
-    axes.set(xlabel="score", ylabel="accuracy", title=f"Reliability (ECE {ece:.3f})", xlim=(0, 1), ylim=(0, 1))
-    axes.legend()
-    figure.savefig(path)
-
-
-def write_model_card(
-    loop: str,
-    description: str,
-    scores: Scores,
-    champion: Scores | None,
-    decision: GateDecision,
-    facts: Mapping[str, Any],
-) -> str:
-    """Return the version's description: what it is, how good on what, how the gate judged it, and how it was made."""
-    lines = [
-        f"# {loop}",
-        "",
-        description,
-        "",
-        "| on the frozen test rows | this version | champion then |",
-        "|---|---|---|",
-    ]
-    lines += [_card_row(name, scores, champion) for name in ("accuracy", "macro_f1", "ece")]
-    lines += [f"| n | {scores.n} | {champion.n if champion else '–'} |", ""]
-    verdict = "promoted" if decision.promote else "not promoted"
-    lines += [f"**Gate: {verdict}**", "", *[f"- {reason}" for reason in decision.reasons], ""]
-    lines += ["| fact | value |", "|---|---|", *[f"| {name} | {value} |" for name, value in facts.items()]]
-    return "\n".join(lines)
-
-
-def _card_row(name: str, scores: Scores, champion: Scores | None) -> str:
-    cells = []
-    for side in (scores, champion):
-        if side is None:
-            cells.append("–")
-            continue
-        low_high = asdict(side).get(f"{name}_ci")
-        cells.append(f"{getattr(side, name):.3f}" + (f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""))
-    return f"| {name.replace('_', '-')} | {' | '.join(cells)} |"
-
-
-def _figure() -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # no pyplot: it would choose a display
-
-    figure = Figure(figsize=(5, 4.5), dpi=120, layout="constrained")
-    return figure, figure.subplots()
+    hits = np.diagonal(counts)
+    bounds = np.array(scores.per_class_f1_ci or [(np.nan, np.nan)] * len(labels))
+    return pd.DataFrame(
+        {
+            "label": list(labels),
+            "n": counts.sum(1),
+            "precision": hits / np.maximum(counts.sum(0), 1),
+            "recall": hits / np.maximum(counts.sum(1), 1),
+            "f1": scores.per_class_f1,
+            "f1_low": bounds[:, 0],
+            "f1_high": bounds[:, 1],
+            "average_precision": [
+                average_precision(gold == place, probabilities[:, place]) for place in range(len(labels))
+            ],
+        }
+    ).round(4)

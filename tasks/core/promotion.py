@@ -5,9 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from configs.schema import Gate
-from tasks.core.metrics import Scores, accuracy, group_confusions, resample_groups
+from tasks.core.behaviour import KindResult, describe_kind
+from tasks.core.metrics import Ints, Scores, number_groups, resample_sums
+from tasks.core.paired import Difference, correct_for_many, summarise_difference
+from tasks.core.slices import SliceScores
+
+NO_CHAMPION = "no champion yet"
+MAX_NAMED = 5  # slices that a reason names; the table has all of them
 
 
 @dataclass(frozen=True)
@@ -41,43 +48,98 @@ class Parity:
     largest_difference: float  # of any probability
 
 
-def decide_promotion(
-    challenger: Scores,
-    parity: Parity,
-    gate: Gate,
-    accuracy_differences: npt.NDArray[np.floating] | None,
-) -> GateDecision:
-    """Say whether the challenger takes the champion alias.
+@dataclass(frozen=True)
+class GateEvidence:
+    """All that the gate looks at."""
 
-    `accuracy_differences` holds challenger minus champion over paired resamples of the same test groups; it is None
-    only when there is no champion yet.
-    """
-    rules = [_judge_rows(challenger, gate), _judge_floor(challenger, gate), _judge_parity(parity, gate)]
-    rules.append(_judge_difference(accuracy_differences, gate))
-    return GateDecision(all(rule.passed for rule in rules), tuple(rules))
+    scores: Scores
+    parity: Parity
+    difference: Difference | None  # challenger minus champion; None only when there is no champion yet
+    slices: tuple[SliceScores, ...] = ()
+    behaviour: tuple[KindResult, ...] = ()
+    latency_ms: float = 0.0  # median of single texts through the export
+    size_mb: float = 0.0  # of the export
 
 
-def paired_accuracy_differences(
-    gold: npt.NDArray[np.int64],
+@dataclass(frozen=True)
+class SliceVerdict:
+    """What the gate makes of one slice."""
+
+    name: str
+    outcome: str  # "kept", "lost", or why it is only shown
+    p_value: float | None = None  # of a loss, corrected for the number of slices
+
+
+def decide_promotion(evidence: GateEvidence, gate: Gate) -> GateDecision:
+    """Say whether the challenger takes the champion alias."""
+    rules = (
+        _judge_rows(evidence.scores, gate),
+        _judge_floor(evidence.scores, gate),
+        _judge_parity(evidence.parity, gate),
+        _judge_loss(evidence.difference, gate),
+        _judge_gain(evidence.difference, gate),
+        _judge_newest(evidence.slices, gate),
+        _judge_slices(evidence.slices, gate),
+        _judge_calibration(evidence.scores, gate),
+        _judge_behaviour(evidence.behaviour),
+        _judge_limit(
+            "latency", evidence.latency_ms, "ms median for a single text", "max_latency_ms", gate.max_latency_ms
+        ),
+        _judge_limit("size", evidence.size_mb, "MB export", "max_size_mb", gate.max_size_mb),
+    )
+    return GateDecision(all(rule.passed for rule in rules), rules)
+
+
+def compare_accuracy(
+    gold: Ints,
     challenger: npt.NDArray[np.floating],
     champion: npt.NDArray[np.floating],
     groups: Sequence[str],
-    resamples: int,
+    gate: Gate,
     seed: int = 0,
-) -> npt.NDArray[np.float64]:
-    """Return challenger minus champion accuracy over R resamples of whole groups, both on the same rows."""
-    num_classes = challenger.shape[1]
-    counts = [
-        resample_groups(group_confusions(gold, probabilities.argmax(1), groups, num_classes), resamples, seed)
-        for probabilities in (challenger, champion)
-    ]
-    return accuracy(counts[0]) - accuracy(counts[1])
+) -> Difference:
+    """Return challenger minus champion in accuracy over resamples of whole groups, both on the same rows [N, C]."""
+    codes, num_groups = number_groups(groups)
+    by_row = (challenger.argmax(1) == gold).astype(np.int64) - (champion.argmax(1) == gold)
+    sums_GK = np.stack([np.bincount(codes, by_row, num_groups), np.bincount(codes, minlength=num_groups)])
+    sums_KR = resample_sums(sparse.csr_array(sums_GK), gate.resamples, seed)
+    return summarise_difference(by_row, codes, num_groups, sums_KR[0] / sums_KR[1], gate.confidence)
 
 
 def measure_parity(export: npt.NDArray[np.floating], checkpoint: npt.NDArray[np.floating]) -> Parity:
     """Compare probabilities [N, C] of the export with those of the checkpoint."""
     agreement = float((export.argmax(1) == checkpoint.argmax(1)).mean())
     return Parity(agreement, float(np.abs(export - checkpoint).max()))
+
+
+def judge_slices(slices: Sequence[SliceScores], gate: Gate) -> list[SliceVerdict]:
+    """Return the verdict on every slice, in order.
+
+    A slice is lost when its measured loss exceeds `max_slice_loss` and the loss is beyond chance, corrected for the
+    number of slices (Holm). The newest slice must be shown not to lose more than that: its lower bound decides.
+    """
+    judged = [one for one in slices if _why_not_judged(one, gate) is None and not one.is_newest]
+    corrected = correct_for_many([one.difference.p_loss for one in judged if one.difference is not None])
+    p_values = {one.name: p_value for one, p_value in zip(judged, corrected, strict=True)}
+    verdicts = []
+    for one in slices:
+        shown_only, p_value = _why_not_judged(one, gate), p_values.get(one.name)
+        if shown_only is not None or one.difference is None:
+            verdicts.append(SliceVerdict(one.name, shown_only or NO_CHAMPION))
+        elif p_value is None:
+            verdicts.append(SliceVerdict(one.name, "kept" if one.difference.lower >= -gate.max_slice_loss else "lost"))
+        else:
+            is_lost = one.difference.value < -gate.max_slice_loss and p_value <= 1 - gate.confidence
+            verdicts.append(SliceVerdict(one.name, "lost" if is_lost else "kept", p_value))
+    return verdicts
+
+
+def _why_not_judged(one: SliceScores, gate: Gate) -> str | None:
+    if one.n == 0:
+        return one.note or "no rows"
+    if one.difference is None:
+        return NO_CHAMPION
+    return f"fewer than {gate.min_slice_rows} rows" if one.n < gate.min_slice_rows else None
 
 
 def _judge_rows(challenger: Scores, gate: Gate) -> Rule:
@@ -100,14 +162,89 @@ def _judge_parity(parity: Parity, gate: Gate) -> Rule:
     return Rule("export parity", passed, reason)
 
 
-def _judge_difference(differences: npt.NDArray[np.floating] | None, gate: Gate) -> Rule:
+def _judge_loss(difference: Difference | None, gate: Gate) -> Rule:
     """Non-inferior when the one-sided lower bound stays above the margin (paired bootstrap)."""
-    if differences is None:
-        return Rule("non-inferiority", True, "no champion yet")
-    bound = float(np.quantile(differences, 1 - gate.confidence))
-    passed = bound >= -gate.max_accuracy_loss
+    if difference is None:
+        return Rule("non-inferiority", True, NO_CHAMPION)
     reason = (
-        f"accuracy {float(np.mean(differences)):+.3f} against the champion, {gate.confidence:.0%} lower bound "
-        f"{bound:+.3f}, {-gate.max_accuracy_loss:+.3f} allowed"
+        f"accuracy {difference.value:+.3f} against the champion, {gate.confidence:.0%} lower bound "
+        f"{difference.lower:+.3f}, {-gate.max_accuracy_loss:+.3f} allowed"
     )
-    return Rule("non-inferiority", passed, reason)
+    return Rule("non-inferiority", difference.lower >= -gate.max_accuracy_loss, reason)
+
+
+def _judge_gain(difference: Difference | None, gate: Gate) -> Rule:
+    """Superior when the one-sided lower bound exceeds the wanted gain."""
+    if gate.min_accuracy_gain is None:
+        return Rule("superiority", True, "not asked for (gate.min_accuracy_gain)")
+    if difference is None:
+        return Rule("superiority", True, NO_CHAMPION)
+    reason = (
+        f"accuracy {difference.value:+.3f} against the champion, {gate.confidence:.0%} lower bound "
+        f"{difference.lower:+.3f}, more than {gate.min_accuracy_gain:+.3f} needed"
+    )
+    return Rule("superiority", difference.lower > gate.min_accuracy_gain, reason)
+
+
+def _judge_newest(slices: Sequence[SliceScores], gate: Gate) -> Rule:
+    newest = [one for one in slices if one.is_newest]
+    if not newest:
+        return Rule("newest rows", True, "not asked for (no slice has `newest`)")
+    outcomes = {verdict.name: verdict.outcome for verdict in judge_slices(newest, gate)}
+    told = []
+    for one in newest:
+        if outcomes[one.name] not in ("kept", "lost") or one.difference is None:
+            told.append(f"{one.name}: not judged, {outcomes[one.name]} ({one.n} rows)")
+            continue
+        told.append(
+            f"{one.name}: accuracy {one.difference.value:+.3f} on {one.n} rows, {gate.confidence:.0%} lower bound "
+            f"{one.difference.lower:+.3f}, {-gate.max_slice_loss:+.3f} allowed"
+        )
+    return Rule("newest rows", "lost" not in outcomes.values(), "; ".join(told))
+
+
+def _judge_slices(slices: Sequence[SliceScores], gate: Gate) -> Rule:
+    others = [one for one in slices if not one.is_newest]
+    if not others:
+        return Rule("slices", True, "not asked for (no slice in the loop's YAML)")
+    verdicts = judge_slices(others, gate)
+    lost = [one for one, verdict in zip(others, verdicts, strict=True) if verdict.outcome == "lost"]
+    num_judged = sum(verdict.outcome in ("kept", "lost") for verdict in verdicts)
+    if not num_judged:
+        why = NO_CHAMPION if all(one.difference is None for one in others) else f"none has {gate.min_slice_rows} rows"
+        return Rule("slices", True, f"none of {len(others)} judged: {why}")
+    bound = f"more than {gate.max_slice_loss:.3f}, beyond chance (Holm, {num_judged} judged of {len(others)})"
+    if not lost:
+        return Rule("slices", True, f"none loses {bound}; {_worst(others, verdicts)}")
+    worst_first = sorted(lost, key=lambda one: one.difference.value if one.difference else 0.0)
+    named = ", ".join(f"{one.name} {one.difference.value:+.3f} on {one.n} rows" for one in worst_first[:MAX_NAMED]
+                      if one.difference is not None)  # fmt: skip
+    more = f" and {len(lost) - MAX_NAMED} more" if len(lost) > MAX_NAMED else ""
+    return Rule("slices", False, f"{named}{more}: loses {bound}")
+
+
+def _worst(slices: Sequence[SliceScores], verdicts: Sequence[SliceVerdict]) -> str:
+    judged = [(one.difference.value, one.name) for one, verdict in zip(slices, verdicts, strict=True)
+              if verdict.outcome == "kept" and one.difference is not None]  # fmt: skip
+    value, name = min(judged)
+    return f"lowest: {name} {value:+.3f}"
+
+
+def _judge_calibration(challenger: Scores, gate: Gate) -> Rule:
+    shown = f"ECE {challenger.ece:.3f} after temperature scaling"
+    if gate.max_ece is None:
+        return Rule("calibration", True, f"not asked for (gate.max_ece); {shown}")
+    return Rule("calibration", challenger.ece <= gate.max_ece, f"{shown}, {gate.max_ece:.3f} allowed")
+
+
+def _judge_behaviour(behaviour: Sequence[KindResult]) -> Rule:
+    if not behaviour:
+        return Rule("behavioural cases", True, "not asked for (no cases file beside the loop's YAML)")
+    reason = "; ".join(describe_kind(of_kind) for of_kind in behaviour)
+    return Rule("behavioural cases", all(of_kind.is_met for of_kind in behaviour), reason)
+
+
+def _judge_limit(name: str, value: float, unit: str, key: str, limit: float | None) -> Rule:
+    if limit is None:
+        return Rule(name, True, f"not asked for (gate.{key}); {value:.1f} {unit}")
+    return Rule(name, value <= limit, f"{value:.1f} {unit}, {limit:g} allowed")

@@ -1,18 +1,18 @@
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
+from tasks.core.behaviour import CaseResult
 from tasks.core.evidence import (
     build_reference,
     list_hardest_errors,
-    plot_confusion,
-    plot_reliability,
-    write_model_card,
+    tabulate_cases,
+    tabulate_classes,
+    tabulate_slices,
 )
 from tasks.core.metrics import score_predictions
-from tasks.core.promotion import GateDecision, Rule
+from tasks.core.promotion import SliceVerdict
+from tasks.core.slices import Cut, score_slices
 
 LABELS = ["bad", "good"]
 TEST = pd.DataFrame(
@@ -49,19 +49,33 @@ def test_the_hardest_errors_come_first() -> None:
     assert errors[["row_id", "predicted", "score"]].values.tolist() == [["3", "good", 0.8]]
 
 
-def test_plots_are_pictures(tmp_path: Path) -> None:
-    plot_confusion(GOLD, PROBABILITIES, LABELS, tmp_path / "confusion.png")
-    plot_reliability(GOLD, PROBABILITIES, 0.1, tmp_path / "reliability.png")
-    for path in tmp_path.iterdir():
-        assert path.read_bytes().startswith(b"\x89PNG")
-        assert path.stat().st_size > 5000
+def test_slices_as_a_table() -> None:
+    cuts = [Cut("short", "1 to 2 words", np.array([True, False, True])), Cut("none", "never", np.zeros(3, dtype=bool))]
+    slices = score_slices(cuts, GOLD, PROBABILITIES, PROBABILITIES[::-1], ["a", "a", "b"], 200, 0.95)
+    table = tabulate_slices(slices, [SliceVerdict("short", "lost", 0.01), SliceVerdict("none", "no rows")])
+    assert table["slice"].tolist() == ["short", "none"]
+    assert table.loc[0, ["n", "groups", "accuracy", "verdict"]].tolist() == [2, 2, 0.5, "lost"]
+    assert table.loc[0, "difference"] == table.loc[0, "accuracy"] - table.loc[0, "champion_accuracy"]
+    assert table.loc[1, "n"] == 0
+    assert np.isnan(table.loc[1, "accuracy"])
+    assert list(tabulate_slices((), []).columns) == ["slice", "verdict"]
 
 
-def test_the_card_tells_scores_with_interval_gate_and_origin() -> None:
+def test_cases_as_a_table_show_failures_first() -> None:
+    cases = [CaseResult(1, "must", True, "good", "good", "good", 0.9, "plain"),
+             CaseResult(2, "must", False, "not good", "bad", "good", 0.7, "negation")]  # fmt: skip
+    table = tabulate_cases(cases)
+    assert table[["case", "passed", "text", "expected", "answered"]].values.tolist() == [
+        [2, False, "not good", "bad", "good"],
+        [1, True, "good", "good", "good"],
+    ]
+    assert tabulate_cases([]).empty
+
+
+def test_classes_as_a_table() -> None:
     scores = score_predictions(GOLD, PROBABILITIES, ["a", "a", "b"])
-    decision = GateDecision(False, (Rule("floor", False, "macro-F1 is low"), Rule("test rows", True, "3 rows")))
-    card = write_model_card("toy", "A toy.", scores, None, decision, {"device": "cpu"})
-    assert "| accuracy | 0.667 [" in card
-    assert "**Gate: not promoted**" in card
-    assert card.index("refused: floor") < card.index("ok: test rows")
-    assert "| device | cpu |" in card
+    table = tabulate_classes(GOLD, PROBABILITIES, scores, LABELS).set_index("label")
+    assert table.loc["bad", ["n", "precision", "recall"]].tolist() == [2, 1.0, 0.5]
+    assert table.loc["good", ["n", "precision", "recall"]].tolist() == [1, 0.5, 1.0]
+    assert table.loc["bad", "f1"] == pytest.approx(2 / 3, abs=1e-4)
+    assert table.loc["good", "average_precision"] == 1.0

@@ -1,17 +1,29 @@
 import numpy as np
 import pytest
+from scipy import sparse
+from scipy.stats import norm
+from sklearn.metrics import average_precision_score
 
 from tasks.core.metrics import (
     accuracy,
+    accuracy_of_counts,
+    average_precision,
     class_f1,
     confusion_matrix,
+    count_answers,
+    expand,
     expected_calibration_error,
+    f1_of_counts,
     fit_temperature,
     group_confusions,
     interval,
     macro_f1,
+    number_groups,
+    precision_recall,
     resample_groups,
+    resample_sums,
     score_predictions,
+    uncalibrate,
 )
 from tasks.core.predictor import softmax
 
@@ -89,3 +101,57 @@ def test_temperature_finds_the_factor_that_made_logits_overconfident() -> None:
 def test_temperature_stays_bounded_when_validation_has_no_error() -> None:
     logits = np.array([[4.0, 0.0], [0.0, 4.0]] * 20)
     assert fit_temperature(logits, np.array([0, 1] * 20)) == pytest.approx(0.5, abs=0.01)
+
+
+def test_counts_of_answers_give_the_scores_of_the_confusion_matrix() -> None:
+    random = np.random.default_rng(1)
+    gold, predicted = random.integers(0, 4, 200), random.integers(0, 4, 200)
+    codes, num_groups = number_groups([f"g{number // 7}" for number in range(200)])
+    counts = count_answers(gold, predicted, codes, num_groups, 4)
+    assert counts.shape == (12, 29)
+    total, matrix = np.asarray(counts.sum(1)), confusion_matrix(gold, predicted, 4)
+    assert float(accuracy_of_counts(total, 4)) == pytest.approx(float(accuracy(matrix)))
+    assert f1_of_counts(total, 4) == pytest.approx(class_f1(matrix))
+
+
+def test_groups_that_are_drawn_together_vary_as_groups_that_are_drawn_alone() -> None:
+    """Fifty equal right groups and fifty equal wrong ones are two kinds; their number right is Binomial(100, 1/2)."""
+    values = sparse.csr_array(np.array([[1.0] * 50 + [0.0] * 50, [1.0] * 100]))
+    right, drawn = resample_sums(values, 20_000, seed=5)
+    assert (drawn == 100).all()
+    assert right.mean() == pytest.approx(50, abs=0.2)
+    assert right.std() == pytest.approx(5, abs=0.15)
+
+
+def test_few_groups_widen_the_interval_as_students_t_does() -> None:
+    assert expand(0.05, None) == 0.05
+    assert expand(0.05, 1) == 0.05
+    assert expand(0.05, 100_000) == pytest.approx(0.05, abs=1e-4)
+    assert expand(0.05, 5) == pytest.approx(norm.cdf(np.sqrt(5 / 4) * -2.132), abs=1e-4)
+
+
+def test_every_score_has_an_interval_around_it() -> None:
+    random = np.random.default_rng(2)
+    gold = random.integers(0, 3, 400)
+    probabilities = 0.5 * np.eye(3)[gold] + 0.5 * random.dirichlet(np.ones(3), 400)
+    found = score_predictions(gold, probabilities, [str(number // 4) for number in range(400)])
+    assert found.ece_ci is not None
+    pairs = [(found.accuracy, found.accuracy_ci), (found.macro_f1, found.macro_f1_ci), (found.ece, found.ece_ci),
+             *zip(found.per_class_f1, found.per_class_f1_ci, strict=True)]  # fmt: skip
+    assert len(pairs) == 6
+    assert all(low <= value <= high and high - low < 0.2 for value, (low, high) in pairs)
+
+
+def test_average_precision_is_scikit_learns_ties_included() -> None:
+    random = np.random.default_rng(6)
+    is_class = random.random(300) < 0.3
+    scores = np.round(random.random(300) + 0.5 * is_class, 1)  # many equal scores
+    assert average_precision(is_class, scores) == pytest.approx(average_precision_score(is_class, scores))
+    precision, recall = precision_recall(is_class, scores)
+    assert (precision[-1], recall[-1]) == pytest.approx((is_class.mean(), 1.0))
+    assert np.isnan(average_precision(np.zeros(5, dtype=np.bool_), np.arange(5.0)))
+
+
+def test_probabilities_without_their_temperature() -> None:
+    logits = np.random.default_rng(3).normal(size=(50, 3)).astype(np.float32)
+    assert uncalibrate(softmax(logits / 2.5), 2.5) == pytest.approx(softmax(logits), abs=1e-5)
