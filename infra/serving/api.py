@@ -26,6 +26,7 @@ from infra.serving.bodies import (
 from infra.serving.problems import ApiProblem, not_ready
 from infra.serving.service import caller_of, service_of
 from infra.serving.slots import Answered, Asked, Slot, new_prediction_id
+from tasks.core.predictor import UNKNOWN
 from tasks.stores.prediction_log import PredictionLog
 
 WhoCalls = Annotated[Caller, Depends(caller_of)]
@@ -155,7 +156,7 @@ def raise_for_status(found: FeedbackItemStatus) -> None:
 
 
 def _record_one(log: PredictionLog, slot: Slot, item: FeedbackItem, caller: Caller) -> FeedbackItemStatus:
-    labels = slot.loop.labels
+    labels = slot.answers
     outcome = "invalid" if item.label not in labels else None
     message = f"label: not one of this loop's; accepted are {', '.join(labels)}" if outcome else None
     if outcome is None:
@@ -195,6 +196,7 @@ def describe_loop(slot: Slot) -> LoopInfo:
         name=slot.loop.name,
         description=slot.loop.description,
         labels=slot.loop.labels,
+        answers_unknown=UNKNOWN in slot.answers and UNKNOWN not in slot.loop.labels,
         version=slot.served.version if slot.served else None,
         since=slot.served.since if slot.served else None,
         limits=LoopLimits(max_texts=limits.max_texts, max_chars=limits.max_chars),

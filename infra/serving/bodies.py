@@ -86,12 +86,14 @@ class PredictRequest(Body):
 
 
 class PredictedText(BaseModel):
-    """The answer to one text; `score` is the probability of `label`."""
+    """The answer to one text."""
 
     prediction_id: str
-    label: str
-    score: float
-    scores: dict[str, float]
+    label: str = Field(
+        description="One of the loop's labels; or `unknown`, where the loop answers so to texts outside its scope"
+    )
+    score: float = Field(description="The probability of the likeliest label, also where the answer is `unknown`")
+    scores: dict[str, float] = Field(description="The probability of every label; they sum to 1")
     truncated: bool = Field(description="The text was longer than the model reads; its tail was left out")
 
 
@@ -107,7 +109,7 @@ class FeedbackItem(Body):
     """The true label of an earlier prediction."""
 
     prediction_id: PredictionId
-    label: Name
+    label: Annotated[Name, Field(description="One of the loop's labels, or `unknown` where the loop answers so")]
     labeller: Name | None = None
 
 
@@ -178,6 +180,7 @@ class LoopInfo(BaseModel):
     name: str
     description: str
     labels: list[str]
+    answers_unknown: bool = Field(description="Whether texts outside the loop's scope are answered `unknown`")
     version: str | None
     since: datetime | None
     limits: LoopLimits
@@ -207,9 +210,10 @@ class ProblemAnswer(BaseModel):
 
 
 class ReleaseRequest(Body):
-    """The version to serve."""
+    """The version to serve; with `check_only` to load and check beside the one that serves on."""
 
     version: Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+    check_only: bool = False
 
 
 class CreateKeyRequest(Body):

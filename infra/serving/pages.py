@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
@@ -154,17 +154,29 @@ async def show_report(loop: str, report_id: str, request: Request) -> Response:
 @router.get("/validation/{loop}/{fingerprint}")
 async def show_validation(loop: str, fingerprint: str, request: Request) -> Response:
     """Show the data validation page of a snapshot."""
+    return await _snapshot_page(loop, fingerprint, request, "validation")
+
+
+async def _snapshot_page(
+    loop: str, fingerprint: str, request: Request, kind: Literal["validation", "suspects"]
+) -> Response:
     service = service_of(request)
     if not await _may_read(service, request):
         return _to_login(request)
     service.slot_for(loop, ALL)
     try:
-        page = await asyncio.to_thread(SnapshotStore(service.settings.snapshots).read_page, loop, fingerprint)
+        page = await asyncio.to_thread(SnapshotStore(service.settings.snapshots).read_page, loop, fingerprint, kind)
     except (DataError, TransientError) as error:
         raise ApiProblem(404, "unknown_snapshot", "there is no such snapshot") from error
     if page is None:
-        raise ApiProblem(404, "unknown_snapshot", "there is no such snapshot")
+        raise ApiProblem(404, "unknown_snapshot", "there is no such snapshot, or no such page of it")
     return HTMLResponse(page, headers={"Content-Security-Policy": REPORT_POLICY})
+
+
+@router.get("/suspects/{loop}/{fingerprint}")
+async def show_suspects(loop: str, fingerprint: str, request: Request) -> Response:
+    """Show which training rows of a snapshot have labels that look wrong."""
+    return await _snapshot_page(loop, fingerprint, request, "suspects")
 
 
 @router.get("/docs")
@@ -201,7 +213,7 @@ def _page(name: str, request: Request, status: int = 200, **values: Any) -> HTML
 
 def _playground(request: Request, slot: Slot, status: int = 200, **values: Any) -> HTMLResponse:
     nothing = {"text": "", "answer": None, "problem": "", "thanks": ""}
-    return _page("playground.html", request, status=status, shown=slot.loop, **nothing | values)
+    return _page("playground.html", request, status=status, shown=slot.loop, labels=slot.answers, **nothing | values)
 
 
 async def _form(request: Request) -> dict[str, str]:

@@ -16,7 +16,7 @@ from configs.schema import Loop
 from infra.serving.batching import MicroBatcher
 from infra.serving.problems import not_ready
 from tasks.core.errors import DataError, TransientError
-from tasks.core.predictor import Predictor
+from tasks.core.predictor import UNKNOWN, Predictor
 from tasks.core.redaction import redact
 from tasks.stores.prediction_log import LoggedPrediction, PredictionLog
 
@@ -93,10 +93,19 @@ class Slot:
         self._threads = threads
         self._on_swap = on_swap
         self._lock = asyncio.Lock()
+        self._ready: tuple[ModelVersion, Predictor, dict[str, float]] | None = None  # checked, and not serving yet
         limits = loop.serving
         self.batcher: MicroBatcher[Asked, Answered] = MicroBatcher(
             self._answer_batch, limits.max_batch, limits.max_queue, limits.timeout_seconds, f"engine-{loop.name}"
         )
+
+    @property
+    def answers(self) -> list[str]:
+        """Return what may be answered, and so be the right label: the labels, and UNKNOWN where the loop says so."""
+        labels = self.loop.labels
+        served = self.served.predictor.all_answers if self.served is not None else ()
+        may_be_unknown = self.loop.unknown is not None or UNKNOWN in served
+        return [*labels, UNKNOWN] if may_be_unknown and UNKNOWN not in labels else list(labels)
 
     async def switch_to(self, version: "ModelVersion", registry: Registry) -> dict[str, float]:
         """Load, check and serve a version; returns what the checks measured.
@@ -107,13 +116,8 @@ class Slot:
         async with self._lock:
             if self.served is not None and self.served.version == version.version:
                 return {}
-            try:
-                predictor, checks = await asyncio.to_thread(self._load, version, registry)
-            except DataError as error:
-                level = logging.DEBUG if self.refused == version.version else logging.ERROR  # a retry is told once
-                self.refused = version.version
-                logger.log(level, "%s: version %s is refused: %s", self.loop.name, version.version, error)
-                raise VersionRefused(str(error)) from error
+            predictor, checks = await self._prepare(version, registry)
+            self._ready = None
             previous = self.served
             self.served = Served(version.version, predictor, self._since(version.version))
             self.refused = None
@@ -123,6 +127,27 @@ class Slot:
             "%s: version %s serves, before it %s", self.loop.name, version.version, previous and previous.version
         )
         return checks
+
+    async def check(self, version: "ModelVersion", registry: Registry) -> dict[str, float]:
+        """Load and check a version and keep it ready for `switch_to`, while the old one serves; raises as that does."""
+        async with self._lock:
+            if self.served is not None and self.served.version == version.version:
+                return {}
+            predictor, checks = await self._prepare(version, registry)
+            self._ready = (version, predictor, checks)
+        return checks
+
+    async def _prepare(self, version: "ModelVersion", registry: Registry) -> tuple[Predictor, dict[str, float]]:
+        """Return a version that passed its checks, now or when it was asked about before."""
+        if self._ready is not None and self._ready[0] == version:
+            return self._ready[1:]
+        try:
+            return await asyncio.to_thread(self._load, version, registry)
+        except DataError as error:
+            level = logging.DEBUG if self.refused == version.version else logging.ERROR  # a retry is told once
+            self.refused = version.version
+            logger.log(level, "%s: version %s is refused: %s", self.loop.name, version.version, error)
+            raise VersionRefused(str(error)) from error
 
     async def recall(self, reason: str) -> None:
         """Serve what served last, from this machine's cache, while the champion cannot be served for a reason.
@@ -185,15 +210,15 @@ class Slot:
             raise not_ready(f"'{self.loop.name}' has no champion yet", 10)
         prediction = served.predictor.predict([one.text for one in asked], self.loop.serving.max_batch)
         labels = served.predictor.labels
-        best = prediction.probabilities.argmax(1)
+        said = prediction.answers
         now, clock = datetime.now(UTC), time.monotonic()
         rows, answers = [], []
         for position, one in enumerate(asked):
             values = prediction.probabilities[position]
             scores = {label: round(float(value), 6) for label, value in zip(labels, values, strict=True)}
-            label = labels[best[position]]
+            label, score = said[position], round(float(values.max()), 6)
             truncated = bool(prediction.truncated[position])
-            answers.append(Answered(one.prediction_id, served.version, label, scores[label], scores, truncated))
+            answers.append(Answered(one.prediction_id, served.version, label, score, scores, truncated))
             rows.append(
                 LoggedPrediction(
                     prediction_id=one.prediction_id,
@@ -204,7 +229,7 @@ class Slot:
                     text=redact(one.text),
                     group=one.group,
                     label=label,
-                    score=scores[label],
+                    score=score,
                     scores=scores,
                     n_tokens=int(prediction.n_tokens[position]),
                     truncated=truncated,

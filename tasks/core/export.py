@@ -1,30 +1,50 @@
 """Turns a fine-tuned classifier into the bundle that is served (see `core/predictor.py`)."""
 
+import logging
+import math
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 
+from configs.schema import Unknown
+from tasks.core.adapters import merged
 from tasks.core.classifier import Classifier
 from tasks.core.metrics import fit_temperature
 from tasks.core.predictor import BundleManifest, Case, Predictor, pad, write_cases, write_manifest
+from tasks.core.unknown import Scope, fit_scope, fit_scope_limit
+
+logger = logging.getLogger(__name__)
+MAX_SCOPE_ROWS = 10_000
 
 
-class _Logits(torch.nn.Module):
-    """The classifier with positional tensors in and out, as an exporter traces it."""
+class _Answers(torch.nn.Module):
+    """The classifier with positional tensors in and out, as an exporter traces it; with a scope, closeness too."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    whitening: torch.Tensor
+    means: torch.Tensor
+
+    def __init__(self, classifier: Classifier, scope: Scope | None) -> None:
         super().__init__()
         self.classifier = classifier
+        self.has_scope = scope is not None
+        if scope is not None:
+            self.register_buffer("whitening", torch.tensor(scope.whitening, dtype=torch.float32))
+            self.register_buffer("means", torch.tensor(scope.means, dtype=torch.float32))
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(input_ids, attention_mask)["logits"]
-        return logits
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        if not self.has_scope:
+            return self.classifier(input_ids, attention_mask)["logits"]
+        sentence_BD = self.classifier.embed(input_ids, attention_mask)
+        from_means_BCD = (sentence_BD @ self.whitening).unsqueeze(1) - self.means
+        return self.classifier.head(sentence_BD), -(from_means_BCD**2).sum(2).min(1).values
 
 
 def export_bundle(
@@ -35,13 +55,18 @@ def export_bundle(
     validation_gold: npt.NDArray[np.int64],
     folder: Path,
     num_cases: int = 32,
+    unknown: Unknown | None = None,
+    train: pd.DataFrame | None = None,
 ) -> Predictor:
     """Write the bundle, its temperature fitted on the validation rows, and return it loaded.
 
+    Where the loop asks for `unknown`, the scope is that of the rows `train` (text, label), and its limit is fitted on
+    the validation rows.
     `num_cases` validation texts are stored with their probabilities: whoever loads the bundle repeats them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    export_onnx(classifier, folder / "model.onnx")
+    scope = None if unknown is None or train is None else _learn_scope(classifier, tokenizer, train)
+    export_onnx(classifier, folder / "model.onnx", scope)
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     logits = checkpoint_logits(classifier, tokenizer, validation_texts)
     manifest = BundleManifest(
@@ -53,15 +78,39 @@ def export_bundle(
     )
     write_manifest(folder, manifest)
     write_cases(folder, [])
+    if unknown is not None and scope is not None:
+        write_manifest(folder, replace(manifest, min_closeness=-math.inf))
+        closeness = Predictor.load(folder).measure_closeness(validation_texts)
+        limit = fit_scope_limit(closeness, unknown.max_refused_share)
+        if limit is None:
+            logger.warning(
+                "unknown: %d validation rows are too few to fit a limit; every text is known", len(closeness)
+            )
+        else:
+            logger.info("unknown: texts less close than %.1f, as %d of %d validation rows are",
+                        limit.min_closeness, limit.refused, limit.n)  # fmt: skip
+        write_manifest(folder, replace(manifest, min_closeness=limit.min_closeness if limit else None))
     texts = list(validation_texts[:num_cases])
     answers = Predictor.load(folder).predict(texts).probabilities
     write_cases(folder, [Case(text, tuple(map(float, row))) for text, row in zip(texts, answers, strict=True)])
     return Predictor.load(folder)
 
 
-def export_onnx(classifier: Classifier, path: Path) -> None:
-    """Write the ONNX graph: input_ids and attention_mask int64 [B, T] to logits float32 [B, C]."""
-    model = _Logits(classifier).cpu().eval()
+def export_onnx(classifier: Classifier, path: Path, scope: Scope | None = None) -> None:
+    """Write the ONNX graph: input_ids and attention_mask int64 [B, T] to logits [B, C]; a scope adds closeness [B]."""
+    with merged(classifier.encoder):
+        _export_onnx(classifier, path, scope)
+
+
+def _learn_scope(classifier: Classifier, tokenizer: Any, train: pd.DataFrame) -> Scope:
+    rows = train.sample(min(len(train), MAX_SCOPE_ROWS), random_state=0)
+    gold = rows["label"].map(list(classifier.shape.labels).index).to_numpy()
+    return fit_scope(sentence_vectors(classifier, tokenizer, rows["text"].tolist()), gold)
+
+
+def _export_onnx(classifier: Classifier, path: Path, scope: Scope | None) -> None:
+    model = _Answers(classifier, scope).cpu().eval()
+    outputs = ["logits"] if scope is None else ["logits", "closeness"]
     # Two different tensors: an exporter that is given one object twice ties both inputs together.
     example = (torch.tensor([[2, 3, 4, 1], [5, 6, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]))
     axes = {0: "batch", 1: "tokens"}
@@ -73,8 +122,8 @@ def export_onnx(classifier: Classifier, path: Path) -> None:
             example,
             str(partial),
             input_names=["input_ids", "attention_mask"],
-            output_names=["logits"],
-            dynamic_axes={"input_ids": axes, "attention_mask": axes, "logits": {0: "batch"}},
+            output_names=outputs,
+            dynamic_axes={"input_ids": axes, "attention_mask": axes, **{name: {0: "batch"} for name in outputs}},
             opset_version=17,
             dynamo=False,
         )
@@ -85,9 +134,30 @@ def checkpoint_logits(
     classifier: Classifier, tokenizer: Any, texts: Sequence[str], batch_size: int = 32
 ) -> npt.NDArray[np.float32]:
     """Return the training checkpoint's own logits float32 [N, C], in the order of the texts."""
+    num_labels = len(classifier.shape.labels)
+    return _run_checkpoint(
+        classifier, tokenizer, texts, batch_size, num_labels, lambda *tensors: classifier(*tensors)["logits"]
+    )
+
+
+def sentence_vectors(
+    classifier: Classifier, tokenizer: Any, texts: Sequence[str], batch_size: int = 32
+) -> npt.NDArray[np.float32]:
+    """Return the checkpoint's pooled sentence vectors float32 [N, D], in the order of the texts."""
+    return _run_checkpoint(classifier, tokenizer, texts, batch_size, classifier.head.in_features, classifier.embed)
+
+
+def _run_checkpoint(
+    classifier: Classifier,
+    tokenizer: Any,
+    texts: Sequence[str],
+    batch_size: int,
+    width: int,
+    compute: Callable[..., torch.Tensor],
+) -> npt.NDArray[np.float32]:
     ids = tokenizer(list(texts), truncation=True, max_length=classifier.shape.max_tokens)["input_ids"]
     by_length = np.argsort([len(row) for row in ids], kind="stable")
-    logits = np.empty((len(ids), len(classifier.shape.labels)), dtype=np.float32)
+    answers = np.empty((len(ids), width), dtype=np.float32)
     device = next(classifier.parameters()).device
     classifier.eval()
     for start in range(0, len(by_length), batch_size):
@@ -96,5 +166,5 @@ def checkpoint_logits(
             torch.from_numpy(array).to(device) for array in pad([ids[row] for row in rows], tokenizer.pad_token_id or 0)
         ]
         with torch.inference_mode():
-            logits[rows] = classifier(*tensors)["logits"].float().cpu().numpy()
-    return logits
+            answers[rows] = compute(*tensors).float().cpu().numpy()
+    return answers

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from tasks.core.errors import DataError
 
+UNKNOWN = "unknown"  # the answer to a text outside the loop's scope
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -33,6 +34,7 @@ class BundleManifest:
     temperature: float
     max_tokens: int
     pad_token_id: int
+    min_closeness: float | None = None  # a text less close to the training rows is unknown; None: every text is known
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,22 @@ class Case:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Answers for B texts: calibrated probabilities float32 [B, C], tokens read int64 [B], truncated bool [B]."""
+    """Answers for B texts: calibrated probabilities float32 [B, C], tokens read int64 [B]; truncated, unknown bool [B].
 
+    Also an unknown text has its probabilities: those of the labels, of which none may fit.
+    """
+
+    labels: tuple[str, ...]
     probabilities: Floats
     n_tokens: Ints
     truncated: npt.NDArray[np.bool_]
+    unknown: npt.NDArray[np.bool_]
+
+    @property
+    def answers(self) -> list[str]:
+        """Return the label of each text, or UNKNOWN."""
+        best = zip(self.probabilities.argmax(1), self.unknown, strict=True)
+        return [UNKNOWN if is_unknown else self.labels[position] for position, is_unknown in best]
 
 
 class Predictor:
@@ -90,6 +103,11 @@ class Predictor:
         """Return the label names, in the order of the probabilities' columns."""
         return self.manifest.labels
 
+    @property
+    def all_answers(self) -> tuple[str, ...]:
+        """Return what may be answered: the labels, and UNKNOWN where the bundle has a limit."""
+        return self.labels if self.manifest.min_closeness is None else (*self.labels, UNKNOWN)
+
     def predict(self, texts: Sequence[str], batch_size: int = 32) -> Prediction:
         """Answer every text, in order, in batches of similar length.
 
@@ -99,12 +117,23 @@ class Predictor:
         n_tokens = np.array([len(encoding.ids) for encoding in encodings], dtype=np.int64)
         truncated = np.array([bool(encoding.overflowing) for encoding in encodings], dtype=np.bool_)
         probabilities = np.empty((len(encodings), len(self.labels)), dtype=np.float32)
+        unknown = np.zeros(len(encodings), dtype=np.bool_)
         by_length = np.argsort(n_tokens, kind="stable")
         for start in range(0, len(by_length), batch_size):
             rows = by_length[start : start + batch_size]
-            logits_BC = self._run([encodings[row].ids for row in rows])
+            logits_BC, closeness_B = self._run([encodings[row].ids for row in rows])
             probabilities[rows] = softmax(logits_BC / self.manifest.temperature)
-        return Prediction(probabilities, n_tokens, truncated)
+            if closeness_B is not None and self.manifest.min_closeness is not None:
+                unknown[rows] = closeness_B < self.manifest.min_closeness
+        return Prediction(self.labels, probabilities, n_tokens, truncated, unknown)
+
+    def measure_closeness(self, texts: Sequence[str], batch_size: int = 32) -> Floats:
+        """Return how close every text is to the training rows, [B]; a bundle without a limit cannot tell."""
+        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))] if texts else []
+        closeness = np.zeros(len(ids), dtype=np.float32)
+        for start in range(0, len(ids), batch_size):
+            closeness[start : start + batch_size] = self._run(ids[start : start + batch_size])[1]
+        return closeness
 
     def largest_case_difference(self) -> float:
         """Return the largest difference between a stored case's probabilities and today's answer, 0–1."""
@@ -114,11 +143,12 @@ class Predictor:
         answered = self.predict([case.text for case in self.cases]).probabilities
         return float(np.abs(stored - answered).max())
 
-    def _run(self, ids: list[list[int]]) -> Floats:
+    def _run(self, ids: list[list[int]]) -> tuple[Floats, Floats | None]:
         input_ids_BT, attention_mask_BT = pad(ids, self.manifest.pad_token_id)
-        outputs = self._session.run(["logits"], {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT})
-        logits: Floats = np.asarray(outputs[0], dtype=np.float32)
-        return logits
+        wanted = ["logits"] if self.manifest.min_closeness is None else ["logits", "closeness"]
+        outputs = self._session.run(wanted, {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT})
+        logits, *closeness = (np.asarray(output, dtype=np.float32) for output in outputs)
+        return logits, closeness[0] if closeness else None
 
 
 def pad(ids: list[list[int]], pad_token_id: int) -> tuple[Ints, Ints]:

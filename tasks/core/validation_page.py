@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 from importlib import resources
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -18,8 +19,8 @@ def render_validation_page(
 ) -> str:
     """Return the page of one snapshot, or of a set that was refused and why."""
     quarantine = screened.quarantine
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_template()).render(
+    return render_page(
+        "validation_page.html",
         loop=loop,
         fingerprint=fingerprint,
         made_at=f"{made_at:%Y-%m-%d %H:%M} UTC",
@@ -53,5 +54,10 @@ def _tiles(screened: Screened) -> list[tuple[str, str]]:
     return [(name, f"{number:,}") for name, number in numbers.items()]
 
 
-def _template() -> str:
-    return resources.files("tasks.core").joinpath("validation_page.html").read_text(encoding="utf-8")
+def render_page(template: str, **values: Any) -> str:
+    """Return one self-contained page of a snapshot: a template of this folder with the style that all of them share."""
+    files = resources.files("tasks.core")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    style = files.joinpath("page.css").read_text(encoding="utf-8")
+    page = environment.from_string(files.joinpath(template).read_text(encoding="utf-8"))
+    return page.render(style=style, **values)

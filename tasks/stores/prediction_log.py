@@ -118,9 +118,10 @@ class PredictionLog:
             rows = [dict(row) for row in connection.execute(query).mappings()]
         return _row_frame(rows)
 
-    def count_labels(self, loop: str, since: datetime | None = None) -> int:
-        """Return how many labels came back, counting from a time of feedback on."""
+    def count_labels(self, loop: str, since: datetime | None = None, among: Sequence[str] | None = None) -> int:
+        """Return how many labels came back, counting from a time of feedback on; `among`: only these labels."""
         query = select(func.count()).where(feedback.c.loop == loop, *_between(feedback.c.at, since, None))
+        query = query if among is None else query.where(feedback.c.label.in_(list(among)))
         with reading(self._engine) as connection:
             return int(connection.execute(query).scalar_one())
 

@@ -1,4 +1,7 @@
-"""Quarantined rows on their way to a person and back: exported as csv, edited, replayed into the next snapshot."""
+"""Rows on their way to a person and back: exported as csv, edited, replayed into the next snapshot.
+
+They are those in quarantine, and training rows whose label looks wrong.
+"""
 
 import csv
 from dataclasses import dataclass
@@ -12,11 +15,12 @@ from tasks.stores.snapshots import MEND_COLUMNS, SnapshotStore
 from tasks.stores.text_files import not_utf8
 
 EXPORT_COLUMNS = ["row_id", "reason", "source", "text", "label"]
+SUSPECT_EXPORT_COLUMNS = ["row_id", "score", "suggested", "source", "text", "label"]
 
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay took: rows that a person changed; rows left as they were stay in quarantine."""
+    """What a replay took: rows that a person changed; rows left as they were stay as they are."""
 
     taken: int
     unchanged: int
@@ -31,14 +35,26 @@ def export_quarantine(store: SnapshotStore, loop: str, file: Path) -> int:
     Raises DataError before the first snapshot, and when the file cannot be written.
     """
     parked = _parked(store, loop)
+    _write_csv(parked[EXPORT_COLUMNS].fillna(""), file)
+    return len(parked)
+
+
+def export_suspects(suspects: pd.DataFrame, file: Path) -> None:
+    """Write rows whose label looks wrong as csv, the worst first. Edit the label, delete lines that are right, replay.
+
+    Raises DataError when the file cannot be written.
+    """
+    _write_csv(suspects[SUSPECT_EXPORT_COLUMNS], file)
+
+
+def _write_csv(rows: pd.DataFrame, file: Path) -> None:
     try:
         with file.open("w", encoding="utf-8", newline="") as target:
             writer = csv.writer(target)
-            writer.writerow(EXPORT_COLUMNS)
-            writer.writerows(parked[EXPORT_COLUMNS].fillna("").itertuples(index=False, name=None))
+            writer.writerow(rows.columns)
+            writer.writerows(rows.itertuples(index=False, name=None))
     except OSError as error:
         raise DataError(f"{file}: cannot be written: {error.strerror}. Name another file") from error
-    return len(parked)
 
 
 def replay_quarantine(store: SnapshotStore, loop: Loop, file: Path) -> Replay:
@@ -47,6 +63,8 @@ def replay_quarantine(store: SnapshotStore, loop: Loop, file: Path) -> Replay:
     All of the file is taken or none of it: raises DataError with one line per problem.
     """
     before = _parked(store, loop.name).set_index("row_id")
+    before = pd.concat([before, _suspects(store, loop.name).set_index("row_id")])
+    before = before[~before.index.duplicated()]
     rows, problems = _edited_rows(file, before, loop.labels)
     if problems:
         raise DataError("\n".join(problems))
@@ -65,6 +83,13 @@ def _parked(store: SnapshotStore, loop: str) -> pd.DataFrame:
     return parked
 
 
+def _suspects(store: SnapshotStore, loop: str) -> pd.DataFrame:
+    """Return the rows of the newest snapshot whose label looks wrong, as their export shows them."""
+    newest = store.newest(loop)
+    found = store.read_suspects(newest) if newest is not None else None
+    return pd.DataFrame(columns=["row_id", "text", "label"], dtype="str") if found is None else found
+
+
 def _text_and_label(parked: pd.DataFrame, row_id: str) -> tuple[str, str]:
     text, label = parked.loc[row_id, ["text", "label"]].fillna("")
     return str(text), str(label)
@@ -77,7 +102,9 @@ def _edited_rows(file: Path, parked: pd.DataFrame, labels: list[str]) -> tuple[l
         row_id, text, label = (record.get(name) or "" for name in MEND_COLUMNS)
         is_changed = row_id in parked.index and _text_and_label(parked, row_id) != (text, label.strip())
         if row_id not in parked.index:
-            problems.append(f"{file}:{line}: row '{row_id}' is not in quarantine. Export the quarantine afresh")
+            problems.append(
+                f"{file}:{line}: row '{row_id}' is not in quarantine, nor suspicious. Export the quarantine afresh"
+            )
         elif is_changed and not text.strip():
             problems.append(f"{file}:{line}: the text is empty. Write one, or delete the line to leave the row aside")
         elif is_changed and label.strip() not in labels:

@@ -10,7 +10,7 @@ from tasks.core.predictor import Predictor
 
 
 class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow ships no usable type information
-    """Takes a column `text`; answers with `label`, `score` and one `p_<label>` per class."""
+    """Takes a column `text`; answers with `label`, `score` and `p_<label>` per class; the label may be `unknown`."""
 
     def load_context(self, context: Any) -> None:
         """Load the bundle that was logged beside this code."""
@@ -18,10 +18,9 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflow sh
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Answer one row per text."""
-        answers = self.predictor.predict([str(text) for text in model_input["text"]]).probabilities
-        labels = self.predictor.labels
-        columns: dict[str, Any] = {"label": [labels[row] for row in answers.argmax(1)], "score": answers.max(1)}
-        columns |= {f"p_{label}": answers[:, position] for position, label in enumerate(labels)}
+        answered = self.predictor.predict([str(text) for text in model_input["text"]])
+        columns: dict[str, Any] = {"label": answered.answers, "score": answered.probabilities.max(1)}
+        columns |= {f"p_{label}": answered.probabilities[:, place] for place, label in enumerate(answered.labels)}
         return pd.DataFrame(columns)
 
 
