@@ -51,7 +51,7 @@ def retrain(
     taken = take_snapshot(config, find_loop_file(loop, settings.loops_dir).parent, settings)
     with only_retrain(config.name):
         plan = plan_training(config, taken.snapshot, force)
-        if plan.same_as:
+        if plan.why_not:
             return conclude_skipped(config, taken, plan, started_by)
         challenger = fine_tune_challenger(config, taken.snapshot, plan)
         evaluation = evaluate_challenger(config, taken.snapshot, challenger)

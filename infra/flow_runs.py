@@ -23,6 +23,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
+from prefect.client.schemas.responses import SetStateStatus
 from prefect.client.schemas.sorting import LogSort
 from prefect.exceptions import ObjectNotFound, PrefectException, PrefectHTTPStatusError
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -32,6 +33,7 @@ from configs.load import ConfigError
 from configs.settings import WORK_POOL
 from infra.log_lines import format_log
 from tasks.core.errors import TransientError
+from tasks.stores.approval_runs import SUSPENDED
 
 ACTIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.PAUSED]
 POLL_SECONDS = 0.5
@@ -66,6 +68,15 @@ def start_flow_run(deployment: str, parameters: Mapping[str, Any]) -> FlowRun:
             if error.response.status_code in (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY):
                 raise ConfigError(f"{deployment}: {error.response.json().get('detail', error)}") from error
             raise TransientError(f"{deployment}: {error}") from error
+
+
+def resume_flow_run(flow_run_id: UUID, answer: Mapping[str, Any]) -> None:
+    """Give a suspended flow run its input; raises TransientError when Prefect does not take it."""
+    with get_client(sync_client=True) as client:
+        answered = client.resume_flow_run(flow_run_id, run_input=dict(answer))
+    if answered.status != SetStateStatus.ACCEPT:
+        reason = getattr(answered.details, "reason", None) or answered.status
+        raise TransientError(f"the flow run does not wait any more: {reason}")
 
 
 def follow(
@@ -168,6 +179,8 @@ def _waiting_hint(state: State[Any]) -> str | None:
 
 
 def _active_runs(client: SyncPrefectClient) -> list[FlowRun]:
+    """Return the pool's runs that a process works on; a suspended one has none, and waits across restarts."""
     active = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ACTIVE)))
     pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[WORK_POOL]))
-    return client.read_flow_runs(flow_run_filter=active, work_pool_filter=pool, limit=200)
+    found = client.read_flow_runs(flow_run_filter=active, work_pool_filter=pool, limit=200)
+    return [run for run in found if run.state_name != SUSPENDED]

@@ -1,5 +1,6 @@
 """What must hold before a stack starts: every problem found at once, one line each."""
 
+import json
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
 
@@ -34,10 +35,35 @@ def check(settings: Settings, servers: list[Server]) -> list[Loop]:
         loops = load_all_loops(settings.loops_dir)
     except ConfigError as error:
         problems += str(error).splitlines()
+    problems += find_label_problems(loops, settings)
     problems += find_port_problems(settings.host, list_ports(servers))
     if problems:
         raise ConfigError("\n".join(problems))
     return loops
+
+
+def find_label_problems(loops: list[Loop], settings: Settings) -> list[str]:
+    """Return one line for each loop whose champion answers other labels than its YAML now says: it could not serve.
+
+    Reads what this home keeps of its champions, so that nothing needs to run; a champion that it never served is not
+    judged.
+    """
+    from tasks.core.predictor import read_manifest  # imports the engine, which most commands do not need
+
+    problems = []
+    for loop in loops:
+        folder = settings.root / "models" / loop.name
+        try:
+            served = json.loads((folder / "served.json").read_text(encoding="utf-8"))["version"]
+            labels = read_manifest(folder / served / "bundle").labels
+        except (OSError, ValueError, KeyError, TypeError):  # nothing was served here yet, or the cache was cleared
+            continue
+        if set(labels) != set(loop.labels):
+            problems.append(
+                f"{settings.loops_dir / loop.name}.yaml: labels: version {served}, which serves, answers "
+                f"{list(labels)}; got {loop.labels}. Put them back, or give the loop with other labels a new name"
+            )
+    return problems
 
 
 def find_package_problems() -> list[str]:

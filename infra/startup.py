@@ -11,6 +11,7 @@ from configs.settings import Settings
 from infra.credentials import FIRST_KEY, ensure_first_key, read_first_key
 from infra.service_client import ServiceClient
 from infra.stack import Stack
+from tasks.core.approval import find_question
 from tasks.core.errors import TransientError
 
 T = TypeVar("T")
@@ -71,7 +72,11 @@ def train_first_model(stack: Stack, service: ServiceClient, loop: str) -> int:
     if not ended.is_completed:
         stack.say(f"{loop}: no model yet, the retrain ended as {ended.state.name}: {ended.state.message}")
         return 1
-    if _was_promoted(stack, ended) and (version := _wait_for(lambda: service.champion_version(loop), stack)):
+    released = _what_became(stack, ended)
+    if released == "awaiting approval":
+        stack.say(f"{loop}: a version waits for a person's yes before it serves: evertune approve {loop}")
+        return 0
+    if released in ("serving", "pending") and (version := _wait_for(lambda: service.champion_version(loop), stack)):
         stack.say(f"\n{loop}: version {version} answers")
         return 0
     stack.say(f"{loop}: no model serves: the gate or the service said no, or nothing was new (see the run above)")
@@ -129,16 +134,21 @@ def _not_ready(settings: Settings) -> str:
     )
 
 
-def _was_promoted(stack: Stack, ended: Any) -> bool:
-    """Say whether the retrain put a champion in place, so that waiting for the service makes sense.
+def _what_became(stack: Stack, ended: Any) -> str:
+    """Return what the retrain's record says of its version; `pending`: waiting for the service makes sense.
 
-    Without a row, or while the ledger cannot be read, it may have.
+    Without a row, or while the ledger cannot be read, it may serve soon. A retrain that was skipped because its version
+    waits for approval awaits it still.
     """
     from tasks.stores.database import open_database
     from tasks.stores.ledger import Ledger
 
     try:
-        row = Ledger(open_database(stack.settings.database)).retrain_by_flow_run(ended.flow_run_id)
+        ledger = Ledger(open_database(stack.settings.database))
+        row = ledger.retrain_by_flow_run(ended.flow_run_id)
+        waits = row is not None and find_question(ledger.audit(row.loop), days=0) is not None
     except TransientError:
-        return True
-    return row is None or row.record.get("released") in ("serving", "pending")
+        return "pending"
+    if row is None:
+        return "pending"
+    return "awaiting approval" if waits else str(row.record.get("released"))

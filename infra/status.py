@@ -9,9 +9,13 @@ from configs.settings import Settings
 from infra.background import running_stack
 from infra.servers import list_servers
 from infra.service_client import ServiceClient, answers
+from tasks.core.approval import find_question
+from tasks.core.champions import NO_MOVE
 from tasks.core.errors import TransientError
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger
+
+REMEMBERED = 50  # retrains among which the one that asked is looked for
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,11 @@ class ServerStatus:
 
 @dataclass(frozen=True)
 class LoopStatus:
-    """One loop: the version that answers, its last retrain and the newest monitoring verdict."""
+    """One loop: the version that answers, the one that waits for approval, the last retrain, the newest verdict."""
 
     name: str
     champion: str | None
+    waiting: dict[str, Any] | None
     last_retrain: dict[str, Any] | None
     last_verdict: dict[str, Any] | None
 
@@ -44,7 +49,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
         "phase": state.phase if state else "stopped",
         "supervisor": state.supervisor.pid if state else None,
         "servers": [asdict(server) for server in read_servers(settings)],
-        "loops": [asdict(read_loop_status(settings, loop.name)) for loop in loops],
+        "loops": [asdict(read_loop_status(settings, loop.name, loop.release.approval_days)) for loop in loops],
     }
 
 
@@ -69,7 +74,7 @@ def read_servers(settings: Settings) -> list[ServerStatus]:
     return found
 
 
-def read_loop_status(settings: Settings, loop: str) -> LoopStatus:
+def read_loop_status(settings: Settings, loop: str, approval_days: float = 7) -> LoopStatus:
     """Return where a loop stands, from the ledger and, while it runs, the service."""
     ledger = Ledger(open_database(settings.database))
     retrains, reports = ledger.recent_retrains(loop, 1), ledger.recent_reports(loop, 1)
@@ -81,7 +86,8 @@ def read_loop_status(settings: Settings, loop: str) -> LoopStatus:
     last_verdict = None
     if reports:
         last_verdict = {"at": reports[0].at.isoformat(), "verdict": reports[0].verdict, "version": reports[0].version}
-    return LoopStatus(loop, _champion(settings, loop, ledger), last_retrain, last_verdict)
+    waiting = _waiting(ledger, loop, approval_days)
+    return LoopStatus(loop, _champion(settings, loop, ledger), waiting, last_retrain, last_verdict)
 
 
 def describe_status(status: dict[str, Any]) -> list[str]:
@@ -94,11 +100,26 @@ def describe_status(status: dict[str, Any]) -> list[str]:
     for loop in status["loops"]:
         retrain, verdict = loop["last_retrain"], loop["last_verdict"]
         lines.append(f"loop {loop['name']}: champion {loop['champion'] or 'none'}")
+        if waiting := loop["waiting"]:
+            lines.append(f"  version {waiting['version']} waits for approval since {waiting['since']}, until "
+                         f"{waiting['until']}: {waiting['command']}")  # fmt: skip
+            lines += [f"  {waiting['url']}"] if waiting["url"] else []
         if retrain:
             lines.append(f"  last retrain {retrain['at']}: {retrain['status']}, version {retrain['version']}")
         if verdict:
             lines.append(f"  last verdict {verdict['at']}: {verdict['verdict']}")
     return lines
+
+
+def _waiting(ledger: Ledger, loop: str, approval_days: float) -> dict[str, Any] | None:
+    question = find_question(ledger.audit(loop), approval_days)
+    if question is None:
+        return None
+    asked = [row.record.get("approval") for row in ledger.recent_retrains(loop, REMEMBERED)]
+    url = next((one["url"] for one in asked if one and one["version"] == question.version), None)
+    since, until = question.asked_at.isoformat(timespec="seconds"), question.closes_at.isoformat(timespec="seconds")
+    found = {"version": question.version, "since": since, "until": until, "url": url}
+    return found | {"command": f"evertune approve {loop}"}
 
 
 def _champion(settings: Settings, loop: str, ledger: Ledger) -> str | None:
@@ -107,5 +128,5 @@ def _champion(settings: Settings, loop: str, ledger: Ledger) -> str | None:
     if service.is_up():
         with suppress(TransientError):  # it went down, or its own stores do not answer
             return service.champion_version(loop)
-    moves = [row for row in ledger.audit(loop) if row.action != "refuse"]
+    moves = [row for row in ledger.audit(loop) if row.action not in NO_MOVE]
     return moves[-1].to_version if moves else None

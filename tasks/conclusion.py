@@ -13,34 +13,46 @@ from prefect.runtime import flow_run
 from configs.schema import Loop
 from configs.settings import Settings
 from tasks.alerts import emit
+from tasks.approval import Asked, ask_for_approval, withdraw_older_question
 from tasks.core.metrics import Scores
+from tasks.core.model_card import list_cases, list_slices, summarise_cases, summarise_slices
 from tasks.data import SnapshotTaken
 from tasks.evaluation import Evaluation
 from tasks.registry import Registered
-from tasks.release import release_version
+from tasks.release import Judged, release_version
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger, RetrainRow, StartedBy
 from tasks.stores.model_registry import open_registry
+from tasks.suspects import suspects_url
 from tasks.training import Challenger, TrainingPlan
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """What became of the challenger: serving, pending (no service runs), refused (by the service) or not promoted."""
+    """What became of the challenger: serving, pending (no service runs), refused (by the service) or not promoted.
 
-    status: Literal["serving", "pending", "refused", "not promoted"]
+    Awaiting approval: the gate let it through, and a person is asked. Outdated: the champion changed meanwhile.
+    """
+
+    status: Literal["serving", "pending", "refused", "not promoted", "outdated", "awaiting approval"]
     seconds: float
+    approval: Asked | None = None
 
 
 @task(name="promote")
 def promote_challenger(config: Loop, registered: Registered, evaluation: Evaluation) -> Promotion:
-    """Release the challenger that the gate lets through; a refusal is audited and alerted."""
+    """Release the challenger that the gate lets through, or ask a person; a refusal is audited and alerted."""
     started = time.monotonic()
     version = registered.version.version
     decision = evaluation.decision
+    if decision.promote and config.release.approval == "required":
+        asked = ask_for_approval(config, registered.version, evaluation.champion_version, decision.reasons)
+        return Promotion("awaiting approval", time.monotonic() - started, asked)
     if decision.promote:
-        outcome = release_version.fn(config, version, who="retrain", why="; ".join(decision.reasons), action="promote")
-        if outcome.status != "refused":  # a challenger that won is none any more
+        withdraw_older_question(config, version)
+        judged, why = Judged(evaluation.champion_version), "; ".join(decision.reasons)
+        outcome = release_version.fn(config, version, who="retrain", why=why, action="promote", judged=judged)
+        if outcome.status in ("serving", "pending"):  # a challenger that won is none any more
             open_registry(Settings()).delete_alias(config.name, "challenger")
         return Promotion(outcome.status, time.monotonic() - started)
     refusals = [reason for reason in decision.reasons if reason.startswith("refused")]
@@ -70,7 +82,11 @@ def conclude_trained(
         "metrics": summarise(evaluation.scores),
         "champion_metrics": summarise(evaluation.champion_scores) if evaluation.champion_scores else None,
         "decision": {"promote": evaluation.decision.promote, "reasons": evaluation.decision.reasons},
+        "slices": summarise_slices(evaluation.slices, evaluation.slice_verdicts),
+        "cases": summarise_cases(evaluation.behaviour),
         "released": promotion.status,
+        "suspicious_rows": challenger.facts.get("suspicious rows"),
+        "approval": asdict(promotion.approval) if promotion.approval else None,
         "seconds": {
             "snapshot": taken.seconds_snapshot,
             "validate": taken.seconds_validate,
@@ -82,14 +98,15 @@ def conclude_trained(
         },
     }
     _write_ledger(config, record, started_by)
-    create_markdown_artifact(_decision_table(config, record), key=f"{config.name}-retrain", description="The decision")
+    table = _decision_table(config, record, evaluation)
+    create_markdown_artifact(table, key=f"{config.name}-retrain", description="The decision")
     return record
 
 
 @task(name="conclude")
 def conclude_skipped(config: Loop, taken: SnapshotTaken, plan: TrainingPlan, started_by: StartedBy) -> dict[str, Any]:
     """Say that nothing is new, in the ledger and as the command's answer."""
-    reason = f"nothing new: data, training configuration and code are {plan.same_as}"
+    reason = f"nothing new: {plan.why_not}"
     record = {
         **_common(config, taken, "skipped"),
         "version": None,
@@ -157,19 +174,27 @@ def _refusal(config: Loop, version: str, evaluation: Evaluation, refusals: list[
     }
 
 
-def _decision_table(config: Loop, record: dict[str, Any]) -> str:
-    verdict = "promoted" if record["decision"]["promote"] else "**not promoted**"
+def _decision_table(config: Loop, record: dict[str, Any], evaluation: Evaluation) -> str:
+    verdict = "passes the gate" if record["decision"]["promote"] else "**not promoted**"
     metrics, champion = record["metrics"], record["champion_metrics"]
     lines = [f"## {config.name} version {record['version']}: {verdict} ({record['released']})", ""]
     lines += ["| on the frozen test rows | challenger | champion |", "|---|---|---|"]
     for name in ("accuracy", "macro_f1", "ece", "n"):
         lines.append(f"| {name} | {_number(metrics[name])} | {_number(champion[name]) if champion else '–'} |")
     lines += ["", *[f"- {reason}" for reason in record["decision"]["reasons"]], ""]
+    if approval := record["approval"]:
+        page = f" or [in Prefect]({approval['url']})" if approval["url"] else ""
+        lines += [f"**It serves after a yes:** `{approval['command']}`{page}, until {approval['until'][:16]} UTC.", ""]
+    lines += list_slices(list(zip(evaluation.slices, evaluation.slice_verdicts, strict=True)))
+    lines += list_cases(evaluation.behaviour)
     lines += ["| stage | seconds |", "|---|---|"]
     lines += [f"| {stage} | {seconds:.1f} |" for stage, seconds in record["seconds"].items()]
     lines += ["", f"[MLflow version]({Settings().mlflow}/#/models/{config.name}/versions/{record['version']})"]
     page = f"{Settings().api}/validation/{config.name}/{record['snapshot']['fingerprint']}"
     lines.append(f"[Data validation]({page})")
+    if record["suspicious_rows"] is not None:
+        url = suspects_url(Settings(), config.name, record["snapshot"]["fingerprint"])
+        lines.append(f"[{record['suspicious_rows']} suspicious labels]({url})")
     return "\n".join(lines)
 
 

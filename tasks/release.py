@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from configs.schema import Loop
 from configs.settings import Settings
 from tasks import alerts
-from tasks.core.champions import find_previous_champion
+from tasks.core.champions import SERVICE, find_previous_champion
 from tasks.core.errors import DataError, TransientError
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Action, Ledger
@@ -30,13 +30,23 @@ LOAD_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class ReleaseOutcome:
-    """What became of a release; `pending`: the alias moved, and the service takes it up when it runs."""
+    """What became of a release; `pending`: the alias moved, and the service takes it up when it runs.
 
-    status: Literal["serving", "pending", "refused"]
+    `outdated`: nothing was moved, because the champion is not the one that the version was judged against.
+    """
+
+    status: Literal["serving", "pending", "refused", "outdated"]
     version: str
     previous: str | None
     reason: str
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a version was judged against: the champion of that time, or None before the first."""
+
+    champion: str | None
 
 
 @dataclass(frozen=True)
@@ -54,25 +64,25 @@ def release_version(
     who: str,
     why: str,
     action: Literal["promote", "release", "rollback"] = "release",
+    judged: Judged | None = None,
 ) -> ReleaseOutcome:
-    """Move the champion alias to a version and have the service check it and switch to it.
+    """Have the service check a version, move the champion alias to it, and have the service switch to it.
 
-    A refusal by the service moves the alias back, with an audit row and an alert. Raises DataError for an unknown
-    version.
+    A refusal by the service leaves, or puts back, the alias, with an audit row and an alert. With `judged` nothing is
+    done unless that champion is still the champion. Raises DataError for an unknown version.
     """
     started = time.perf_counter()
     settings = Settings()
     registry = open_registry(settings)
     registry.get(config.name, version)
-    with _lock(config.name, settings):
+    with hold_lock(config.name, "release", settings):
         champion = registry.find(config.name, "champion")
         previous = champion.version if champion else None
+        if judged is not None and previous not in (judged.champion, version):
+            reason = f"it was judged against {_name(judged.champion)}, and now {_name(previous)} serves"
+            return ReleaseOutcome("outdated", version, previous, reason, time.perf_counter() - started)
         move = Move(config.name, version, previous, who, why)
-        if previous != version:
-            move.make(registry, action)
-        answer = ask_service(config.name, version, settings)
-        if answer.status == "refused" and previous != version:
-            move.take_back(registry, answer.reason)
+        answer = move.carry_out(registry, action, settings)
     logger.info("version %s of %s: %s, %s", version, config.name, answer.status, answer.reason)
     if answer.status == "refused":
         alerts.emit("rollback", config.name, describe_refusal(move, answer.reason, settings))
@@ -91,6 +101,25 @@ class Move:
     who: str
     why: str
 
+    def carry_out(self, registry: ModelRegistry, action: Action, settings: Settings) -> Answer:
+        """Ask the service, then move, then have it switch; return its last word.
+
+        The question comes first: a service that serves nothing takes up whatever the alias names, so the alias must
+        never name a version that the service is about to refuse.
+        """
+        if self.previous == self.version:
+            return ask_service(self.loop, self.version, settings)
+        answer = ask_service(self.loop, self.version, settings, check_only=True)
+        if answer.status == "refused":
+            self._audit("refuse", f"{answer.reason} (wanted by {self.who})", self.previous, self.version, SERVICE)
+            return answer
+        self.make(registry, action)
+        if answer.status == "serving":  # it passed; a service that could not be asked takes it up when it can
+            answer = ask_service(self.loop, self.version, settings)
+        if answer.status == "refused":
+            self.take_back(registry, answer.reason)
+        return answer
+
     def make(self, registry: ModelRegistry, action: Action) -> None:
         """Point the alias to the new version and keep an audit row."""
         registry.set_alias(self.loop, "champion", self.version)
@@ -104,9 +133,11 @@ class Move:
             registry.set_alias(self.loop, "champion", self.previous)
         self._audit("rollback", f"the service refused version {self.version}: {reason}", self.version, self.previous)
 
-    def _audit(self, action: Action, why: str, from_version: str | None, to_version: str | None) -> None:
+    def _audit(
+        self, action: Action, why: str, from_version: str | None, to_version: str | None, who: str | None = None
+    ) -> None:
         ledger = Ledger(open_database(Settings().database))
-        ledger.append_audit(self.loop, action, self.who, why, from_version, to_version, datetime.now(UTC))
+        ledger.append_audit(self.loop, action, who or self.who, why, from_version, to_version, datetime.now(UTC))
 
 
 @task(task_run_name="choose the rollback of {config.name}", persist_result=False, cache_policy=NO_CACHE)
@@ -133,13 +164,14 @@ def choose_rollback(config: Loop, to: str | None) -> str:
     return previous
 
 
-def ask_service(loop: str, version: str, settings: Settings) -> Answer:
-    """Ask the prediction service to check and serve a version."""
+def ask_service(loop: str, version: str, settings: Settings, check_only: bool = False) -> Answer:
+    """Ask the prediction service to check and serve a version, or only whether it would."""
     url = f"{settings.api}/v1/admin/loops/{loop}/release"
     try:
         headers = {"Authorization": f"Bearer {settings.read_operator_token()}"}
         timeout = httpx.Timeout(LOAD_SECONDS, connect=5.0)
-        response = httpx.post(url, json={"version": version}, headers=headers, timeout=timeout)
+        body = {"version": version} | ({"check_only": True} if check_only else {})
+        response = httpx.post(url, json=body, headers=headers, timeout=timeout)
     except FileNotFoundError:
         return Answer("pending", "no stack was started here yet; the service serves it when it starts")
     except httpx.ConnectError:
@@ -164,7 +196,7 @@ def describe_refusal(move: Move, reason: str, settings: Settings) -> dict[str, s
     kept = f"version {move.previous} serves on" if move.previous else "no version serves"
     return {
         "summary": f"{move.loop}: version {move.version} was refused by the service, {kept}",
-        "body": f"**Reason:** {reason}\n\n**Wanted by:** {move.who} ({move.why})\n\nThe champion alias went back.",
+        "body": f"**Reason:** {reason}\n\n**Wanted by:** {move.who} ({move.why})",
         "link": f"{settings.mlflow}/#/models/{move.loop}",
     }
 
@@ -183,15 +215,20 @@ def name_of_asker() -> str:
     return f"flow run {runtime.flow_run.name}" if runtime.flow_run.name else getpass.getuser()
 
 
+def _name(champion: str | None) -> str:
+    return f"version {champion}" if champion else "no champion"
+
+
 @contextmanager
-def _lock(loop: str, settings: Settings) -> Iterator[None]:
+def hold_lock(loop: str, what: Literal["release", "approval"], settings: Settings) -> Iterator[None]:
+    """Hold the loop's only lock of a kind; raises TransientError when another process does for minutes."""
     folder = settings.root / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / f"{loop}.release.lock", timeout=LOCK_SECONDS):
+        with FileLock(folder / f"{loop}.{what}.lock", timeout=LOCK_SECONDS):
             yield
     except Timeout as error:
-        raise TransientError(f"{loop}: another release holds the lock for more than {LOCK_SECONDS:.0f} s") from error
+        raise TransientError(f"{loop}: another {what} holds the lock for more than {LOCK_SECONDS:.0f} s") from error
 
 
 def _json(response: httpx.Response) -> object:

@@ -3,13 +3,16 @@
 from collections.abc import Iterable
 from typing import Protocol
 
+NO_MOVE = frozenset({"refuse", "ask", "lapse", "withdraw"})  # actions that leave the champion where it was
+SERVICE = "service"  # who refuses, in the audit log, where the prediction service said no
+
 
 class Move(Protocol):
     """One row of the audit log, oldest first."""
 
     @property
     def action(self) -> str:
-        """What was done: promote, release, rollback or refuse."""
+        """What was done: promote, release, rollback, or something of NO_MOVE."""
 
     @property
     def from_version(self) -> str | None:
@@ -30,7 +33,7 @@ def find_previous_champion(moves: Iterable[Move], current: str) -> str | None:
     served: list[str] = []
     for move in moves:
         version = move.to_version
-        if move.action == "refuse":
+        if move.action in NO_MOVE:
             continue
         if move.action == "rollback" and version in served:
             served = served[: len(served) - served[::-1].index(version)]

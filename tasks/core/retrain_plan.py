@@ -2,23 +2,35 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.schema import Gate, Training
+from configs.schema import Loop, Training, Unknown
+from tasks.core.approval import Entry
+from tasks.core.champions import NO_MOVE, SERVICE
 from tasks.core.errors import DataError
 
 CORE = Path(__file__).parent
 SHAPES_THE_RESULT = (
+    "adapters.py",
+    "augmentation.py",
+    "averaging.py",
+    "batches.py",
     "classifier.py",
+    "compiling.py",
     "encoding.py",
     "export.py",
+    "few_shot.py",
     "fine_tuning.py",
+    "label_noise.py",
+    "layers.py",
     "optimizer.py",
     "precision.py",
     "predictor.py",
+    "replay.py",
     "trainer.py",
+    "unknown.py",
 )
 
 
@@ -30,15 +42,22 @@ def code_version(folder: Path = CORE) -> str:
     return digest.hexdigest()[:16]
 
 
-def training_key(fingerprint: str, training: Training, code: str) -> str:
-    """Return the name of what a run would train: the same key gives the same model."""
-    parts = json.dumps([fingerprint, training.model_dump(mode="json"), code], sort_keys=True)
+def training_key(
+    fingerprint: str, training: Training, code: str, start: str | None = None, unknown: Unknown | None = None
+) -> str:
+    """Return the name of what a run would train: the same key gives the same model.
+
+    `start` is the version whose weights training goes on from; None: the base model.
+    """
+    limit = unknown.model_dump(mode="json") if unknown else None
+    parts = json.dumps([fingerprint, training.model_dump(mode="json"), code, start, limit], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:24]
 
 
-def gate_key(gate: Gate) -> str:
-    """Return a hash of the rules: a challenger that one gate refused deserves another hearing by another."""
-    return hashlib.sha256(gate.model_dump_json().encode()).hexdigest()[:16]
+def gate_key(loop: Loop) -> str:
+    """Return a hash of all that the gate asks: a challenger that it refused deserves another hearing by another."""
+    asked = [part.model_dump(mode="json") for part in (loop.gate, loop.behaviour, *loop.slices)]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -48,26 +67,64 @@ class TrainedVersion:
     version: str
     training_key: str
     gate_key: str
-    is_refused: bool
+    has_served: bool = False
+    waits: bool = False  # for a person's answer
+    ended: str = ""  # how it failed to become champion, to be read after "version N, "
+    ended_by_service: bool = False  # which no other gate would change
 
 
-def find_same_training(
-    key: str, gate: str, trained: Sequence[TrainedVersion], champion: str | None, served: Collection[str]
-) -> str | None:
+def list_trained(
+    tags: Mapping[str, Mapping[str, str]], entries: Sequence[Entry], waiting: str | None
+) -> list[TrainedVersion]:
+    """Return what the registry's tags and the audit log say of every version, in the order of the tags.
+
+    A version whose question was withdrawn, because another one came first or the champion changed, has no end: it may
+    be trained and judged again.
+    """
+    served = {entry.to_version for entry in entries if entry.action not in NO_MOVE}
+    last = {entry.to_version: entry for entry in entries if entry.action in NO_MOVE}
+    trained = []
+    for version, of in tags.items():
+        entry = last.get(version)
+        ended = _describe_end(entry) if entry is not None else ""
+        trained.append(
+            TrainedVersion(
+                version,
+                of.get("training_key", ""),
+                of.get("gate_key", ""),
+                has_served=version in served,
+                waits=version == waiting,
+                ended="which this gate refused" if of.get("gate") == "refuse" else ended,
+                ended_by_service=entry is not None and entry.action == "refuse" and entry.who == SERVICE,
+            )
+        )
+    return trained
+
+
+def _describe_end(entry: Entry) -> str:
+    if entry.action == "refuse":
+        return f"which {'the ' if entry.who == SERVICE else ''}{entry.who} refused"
+    return "which nobody answered for in time" if entry.action == "lapse" else ""
+
+
+def find_same_training(key: str, gate: str, trained: Sequence[TrainedVersion], champion: str | None) -> str | None:
     """Return why training this key again gives nothing new, or None when a run is worth its cost.
 
-    The same key gives the same model. It is nothing new if that model is champion, has served before (a rollback must
-    not be undone by the next night), or was refused by this very gate. `served` holds versions that ever were champion.
+    The same key gives the same model. It is nothing new if that model is champion, waits for approval, has served
+    before (a rollback must not be undone by the next night), or was refused, under this very gate, by the gate itself
+    or by a person, or under any gate by the service.
     """
     for known in trained:
         if known.training_key != key:
             continue
         if known.version == champion:
             return "those of the champion"
-        if known.version in served:
+        if known.waits:
+            return f"those of version {known.version}, which waits for approval"
+        if known.has_served:
             return f"those of version {known.version}, which served before and was taken back"
-        if known.is_refused and known.gate_key == gate:
-            return f"those of version {known.version}, which this gate refused"
+        if known.ended and (known.gate_key == gate or known.ended_by_service):
+            return f"those of version {known.version}, {known.ended}"
     return None
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, Table, insert, select
 from tasks.core.errors import DataError
 from tasks.stores.database import audit, reading, reports, retrains, writing
 
-Action = Literal["promote", "release", "rollback", "refuse"]
+Action = Literal["promote", "release", "rollback", "refuse", "ask", "lapse", "withdraw"]
 Verdict = Literal["ok", "watch", "drift", "too few"]
 StartedBy = Literal["schedule", "drift", "person"]
 RetrainStatus = Literal["trained", "skipped"]
@@ -17,7 +17,7 @@ RetrainStatus = Literal["trained", "skipped"]
 
 @dataclass(frozen=True)
 class AuditRow:
-    """One move of a loop's champion, or the refusal of one."""
+    """One move of a loop's champion, the refusal of one, or a question to a person: asked, not answered, withdrawn."""
 
     at: datetime
     loop: str
@@ -70,13 +70,13 @@ class Ledger:
         to_version: str | None,
         at: datetime,
     ) -> None:
-        """Keep one alias move or refusal."""
+        """Keep one alias move, refusal or question."""
         if action not in get_args(Action):
             raise DataError(f"audit: no action '{action}'; there are: {', '.join(get_args(Action))}")
         self._append(audit, asdict(AuditRow(at, loop, action, who, why, from_version, to_version)))
 
     def audit(self, loop: str) -> list[AuditRow]:
-        """Return every alias move and refusal of a loop, oldest first."""
+        """Return every alias move, refusal and question of a loop, oldest first."""
         return [AuditRow(**row) for row in reversed(self._newest(audit, loop, None))]
 
     def append_report(self, row: ReportRow) -> None:

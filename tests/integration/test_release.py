@@ -9,7 +9,7 @@ from configs.load import find_loop
 from configs.schema import Loop
 from configs.settings import Settings
 from tasks.core.errors import DataError
-from tasks.release import choose_rollback, read_answer, release_version
+from tasks.release import Judged, choose_rollback, read_answer, release_version
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger
 from tasks.stores.model_registry import ModelRegistry, open_registry
@@ -84,9 +84,46 @@ def test_a_release_moves_alias_ledger_and_service(
     assert champion_of(registry) == "2"
     assert moves(settings) == [("promote", None, "1"), ("release", "1", "2")]
     assert service.asked == [("1", "Bearer operator-of-a-test"), ("2", "Bearer operator-of-a-test")]
+    assert service.checked == ["1", "2"]
 
 
-def test_a_refusal_puts_everything_back(
+def test_the_service_is_asked_before_the_alias_moves(
+    settings: Settings, registry: ModelRegistry, service: AdminStub, toy: Loop
+) -> None:
+    """While nothing serves, the service takes up what the alias names: it must not name what will be refused."""
+    seen: list[str | None] = []
+    service.on_check = lambda: seen.append(champion_of(registry))
+    service.refused.add("1")
+    release_version.fn(toy, "1", "ann", "first")
+    service.refused.clear()
+    release_version.fn(toy, "1", "ann", "again")
+    release_version.fn(toy, "2", "ann", "better")
+    assert seen == [None, None, "1"]
+
+
+def test_a_version_that_passes_and_cannot_be_switched_to_is_taken_back(
+    settings: Settings, registry: ModelRegistry, service: AdminStub, toy: Loop
+) -> None:
+    release_version.fn(toy, "1", "ann", "first")
+    service.refuses_to_switch.add("2")
+    assert release_version.fn(toy, "2", "ann", "better").status == "refused"
+    assert champion_of(registry) == "1"
+    assert moves(settings)[1:] == [("release", "1", "2"), ("rollback", "2", "1")]
+
+
+@pytest.mark.usefixtures("service")
+def test_a_version_judged_against_another_champion_is_not_released(
+    settings: Settings, registry: ModelRegistry, toy: Loop
+) -> None:
+    release_version.fn(toy, "1", "ann", "first")
+    outcome = release_version.fn(toy, "2", "ann", "yes", judged=Judged(None))
+    assert outcome.status == "outdated"
+    assert outcome.reason == "it was judged against no champion, and now version 1 serves"
+    assert (champion_of(registry), len(moves(settings))) == ("1", 1)
+    assert release_version.fn(toy, "2", "ann", "yes", judged=Judged("1")).status == "serving"
+
+
+def test_a_refusal_moves_nothing(
     settings: Settings,
     registry: ModelRegistry,
     service: AdminStub,
@@ -98,7 +135,10 @@ def test_a_refusal_puts_everything_back(
     outcome = release_version.fn(toy, "2", "ann", "better")
     assert (outcome.status, outcome.reason) == ("refused", "case 3 differs by 0.4")
     assert champion_of(registry) == "1"
-    assert moves(settings)[1:] == [("release", "1", "2"), ("rollback", "2", "1")]
+    assert moves(settings)[1:] == [("refuse", "1", "2")]
+    last = Ledger(open_database(settings.database)).audit("toy")[-1]
+    assert (last.who, last.why) == ("service", "case 3 differs by 0.4 (wanted by ann)")
+    assert service.asked == [("1", "Bearer operator-of-a-test")]
     assert "toy: version 2 was refused by the service, version 1 serves on" in caplog.text
 
 
@@ -108,7 +148,7 @@ def test_a_refused_first_version_leaves_no_champion(
     service.refused.add("1")
     assert release_version.fn(toy, "1", "ann", "first").status == "refused"
     assert champion_of(registry) is None
-    assert moves(settings) == [("release", None, "1"), ("rollback", "1", None)]
+    assert moves(settings) == [("refuse", None, "1")]
 
 
 def test_without_service_the_release_is_pending(settings: Settings, registry: ModelRegistry, toy: Loop) -> None:

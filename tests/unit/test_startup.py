@@ -129,19 +129,25 @@ def test_a_service_that_cannot_say_is_not_one_without_a_champion(
 
 
 @pytest.mark.parametrize(
-    ("record", "promoted"),
+    ("record", "waits", "became"),
     [
-        ({"released": "serving"}, True),
-        ({"released": "pending"}, True),
-        ({"released": "refused"}, False),
-        ({"released": "not promoted"}, False),
-        ({"status": "skipped"}, False),
-        (None, True),  # no row: it may be
+        ({"released": "serving"}, False, "serving"),
+        ({"released": "pending"}, False, "pending"),
+        ({"released": "refused"}, False, "refused"),
+        ({"released": "not promoted"}, False, "not promoted"),
+        ({"released": "awaiting approval"}, True, "awaiting approval"),
+        ({"status": "skipped"}, False, "None"),
+        ({"status": "skipped"}, True, "awaiting approval"),  # nothing new, for the version waits already
+        (None, False, "pending"),  # no row: it may serve soon
     ],
 )
-def test_what_counts_as_promoted(record: dict[str, Any] | None, promoted: bool, tmp_path: Path) -> None:
+def test_what_became_of_the_first_retrain(
+    record: dict[str, Any] | None, waits: bool, became: str, tmp_path: Path
+) -> None:
     stack: Any = Stack(tmp_path)
+    ledger = Ledger(open_database(stack.settings.database))
     if record is not None:
-        row = RetrainRow("flow-1", datetime.now(UTC), "toy", "person", "trained", "1", record)
-        Ledger(open_database(stack.settings.database)).append_retrain(row)
-    assert startup._was_promoted(stack, SimpleNamespace(flow_run_id="flow-1")) is promoted
+        ledger.append_retrain(RetrainRow("flow-1", datetime.now(UTC), "toy", "person", "trained", "1", record))
+    if waits:
+        ledger.append_audit("toy", "ask", "retrain", "ok", None, "1", datetime.now(UTC))
+    assert startup._what_became(stack, SimpleNamespace(flow_run_id="flow-1")) == became
