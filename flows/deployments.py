@@ -24,10 +24,12 @@ from prefect.workers.process import ProcessWorker
 
 from configs import schema
 from configs.settings import WORK_POOL
+from flows.approve import approve
 from flows.monitor import monitor
 from flows.release import release, rollback
 from flows.retrain import retrain
 from flows.score import score
+from flows.tune import tune
 from flows.upkeep import upkeep
 
 OWNER_TAG = "evertune"  # on everything that this module registers
@@ -42,7 +44,7 @@ class Plan:
     flow: Flow[..., Any]
     name: str
     description: str
-    collision: ConcurrencyLimitStrategy
+    collision: ConcurrencyLimitStrategy | None  # None: any number of runs at once
     parameters: dict[str, Any]
     tags: tuple[str, ...]
     schedule: schema.Schedule | None = None
@@ -91,11 +93,13 @@ def register_work_pool(working_dir: Path) -> None:
 
 
 def _plan_loop(loop: schema.Loop) -> list[Plan]:
-    """Return a loop's five deployments, each with limit 1.
+    """Return a loop's deployments: six with limit 1, and where people approve, one without a limit.
 
-    Retrains, releases and files to score wait for each other: what a person or drift asked for must not get lost, and a
-    queued nightly retrain ends at once when nothing is new. A monitor run that comes too late has nothing to add.
+    Retrains, releases, searches and files to score wait for each other: what a person or drift asked for must not get
+    lost, and a queued nightly retrain ends at once when nothing is new. A monitor run that comes too late has nothing
+    to add. A run that waits for days for an answer must not keep a newer one from asking.
     """
+    asked = [_plan_approval(loop)] if loop.release.approval == "required" else []
     fixed = {"loop": freeze(loop.name)}  # shown in the form, but a run cannot be pointed at another loop
     tags = (OWNER_TAG, loop_tag(loop.name))
     by_schedule = (("loop", loop.name), ("started_by", "schedule"))
@@ -148,7 +152,27 @@ def _plan_loop(loop: schema.Loop) -> list[Plan]:
             fixed,
             (*tags, "score"),
         ),
+        Plan(
+            tune,
+            loop.name,
+            "Try recipes from `tuning.space` on validation rows, and show the best one as a change of the loop's YAML. "
+            f"The same from a terminal: `evertune tune {loop.name} --trials {loop.tuning.trials}`",
+            ENQUEUE,
+            fixed,
+            (*tags, "tune"),
+        ),
+        *asked,
     ]
+
+
+def _plan_approval(loop: schema.Loop) -> Plan:
+    description = (
+        "Ask a person whether a version that the gate lets through may serve. Retrains start it; the answer is given "
+        f"behind Resume on the page of the run that waits. The same from a terminal: `evertune approve {loop.name}`"
+    )
+    return Plan(
+        approve, loop.name, description, None, {"loop": freeze(loop.name)}, (OWNER_TAG, loop_tag(loop.name), "approve")
+    )
 
 
 def _apply(client: SyncPrefectClient, plan: Plan) -> None:
@@ -160,7 +184,9 @@ def _apply(client: SyncPrefectClient, plan: Plan) -> None:
         description=plan.description,
         tags=list(plan.tags),
         parameters=dict(plan.parameters),
-        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=plan.collision),
+        concurrency_limit=(
+            ConcurrencyLimitConfig(limit=1, collision_strategy=plan.collision) if plan.collision else None
+        ),
         paused=existing.paused if existing else False,
         schedules=_schedules(plan, existing),
     )
