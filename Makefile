@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up serve down status test test-unit check format demo bench golden clean
+.PHONY: help setup up serve down status test test-unit check format demo bench bench-training golden clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## virtual environment with the locked dependencies (2 minutes, once)
 
@@ -53,10 +53,13 @@ format: $(STAMP)  ## let ruff mend what it can
 demo: $(STAMP)  ## the loop closing on real text: drift, alert, labels, retrain, release
 	@exec $(BIN)/evertune demo
 
-bench: $(STAMP)  ## benchmarks: the loop's overhead, accuracy beside VADER, false alarms and power
+bench: $(STAMP)  ## benchmarks: the loop's overhead, false alarms and power
 	$(BIN)/python -m tests.bench.loop
-	$(BIN)/python -m tests.bench.accuracy
 	$(BIN)/python -m tests.bench.drift
+	$(BIN)/python -m tests.bench.gate
+
+bench-training: $(STAMP)  ## training beside the usual recipe, VADER and people (BENCH_DATA=DIR, BENCH_RESUME=FILE)
+	@exec $(BIN)/python -m tests.bench.training $(if $(BENCH_DATA),--data $(BENCH_DATA)) $(if $(BENCH_RESUME),--resume $(BENCH_RESUME))
 
 golden: $(STAMP)  ## rewrite the golden losses; the only way to do so
 	@exec $(BIN)/python -m pytest -q tests/integration/test_fine_tuning.py --golden

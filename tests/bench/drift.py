@@ -24,10 +24,10 @@ from sklearn.linear_model import LogisticRegression
 from configs.load import load_loop
 from configs.schema import Loop, PackageSource
 from configs.settings import Settings
+from tasks.core.base_models import resolve_base_model
 from tasks.core.drift import Sample, can_fire, compare
 from tasks.core.embedding import embed
 from tasks.core.redaction import redact
-from tasks.stores.base_models import resolve_base_model
 from tasks.stores.sources import load_rows
 
 LOOP_FILE = Path("configs/loops/product-sentiment.yaml")
