@@ -33,7 +33,9 @@ def load_loop(path: Path, changes: Sequence[str] = ()) -> Loop:
         _apply_change(document, change)
     _add_preset(document, origins, path)
     _add_cases(document, origins, path)
-    return _validated(document, path, origins)
+    loop = _validated(document, path, origins)
+    _check_searched_presets(loop, origins, path)
+    return loop
 
 
 def find_loop(name_or_path: str, loops_dir: Path, changes: Sequence[str] = ()) -> Loop:
@@ -89,14 +91,29 @@ def _add_preset(document: dict[str, Any], origins: Origins, path: Path) -> None:
     name = training.get("preset") if isinstance(training, dict) else None
     if not isinstance(training, dict) or not isinstance(name, str):
         return  # the schema says what is wrong, if anything is
-    own = path.parent / "presets"
-    found = [folder / f"{name}.yaml" for folder in (own, PRESETS) if name in list_presets(folder)]
-    if not found:
+    known = _known_presets(path)
+    if name not in known:
         file, line = origins.get(("training", "preset"), (path, 1))
-        known = ", ".join(sorted({*list_presets(own), *list_presets()}))
-        raise ConfigError(f"{file}:{line}: training.preset: no preset '{name}'; there are: {known}")
-    preset, lines = _read_yaml(found[0])
+        raise ConfigError(f"{file}:{line}: training.preset: no preset '{name}'; there are: {', '.join(sorted(known))}")
+    preset, lines = _read_yaml(known[name])
     _fill(training, preset, ("training",), {("training", *place): origin for place, origin in lines.items()}, origins)
+
+
+def _known_presets(path: Path) -> dict[str, Path]:
+    return {
+        name: folder / f"{name}.yaml" for folder in (PRESETS, path.parent / "presets") for name in list_presets(folder)
+    }
+
+
+def _check_searched_presets(loop: Loop, origins: Origins, path: Path) -> None:
+    searched = loop.tuning.space.get("preset")
+    known = _known_presets(path)
+    for position, name in enumerate((searched.choices if searched else None) or []):
+        if name is not None and name not in known:
+            place, (file, line) = _locate(("tuning", "space", "preset", "choices", position), origins, path)
+            raise ConfigError(
+                f"{file}:{line}: {_dotted(place)}: no preset '{name}'; there are: {', '.join(sorted(known))}"
+            )
 
 
 def _fill(target: dict[str, Any], preset: dict[str, Any], place: Place, lines: Origins, origins: Origins) -> None:
@@ -206,8 +223,16 @@ def _validated(document: dict[str, Any], path: Path, origins: Origins) -> Loop:
     try:
         return Loop.model_validate(document)
     except ValidationError as error:
-        problems = [_describe(problem, path, origins) for problem in error.errors(include_url=False)]
-        raise ConfigError("\n".join(problems)) from error
+        found = [one for problem in error.errors(include_url=False) for one in _spread(problem)]
+        raise ConfigError("\n".join(_describe(problem, path, origins) for problem in found)) from error
+
+
+def _spread(problem: Any) -> list[Any]:
+    """Return a problem as it is, or one per place: a validator that sees several at once names them in its context."""
+    places = problem.get("ctx", {}).get("places")
+    if places is None:
+        return [problem]
+    return [{**problem, "loc": (*problem["loc"], *place), "msg": told, "input": None} for place, told in places]
 
 
 def _describe(problem: Any, path: Path, origins: Origins) -> str:

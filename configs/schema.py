@@ -29,7 +29,8 @@ from configs.data_schema import (
 )
 from configs.gate_schema import Behaviour, Case, Gate, Slice, Unknown
 from configs.sections import Name, Section
-from configs.training_schema import Augmentation, FewShot, LabelNoise, Lora, Replay, SearchRange, Training, Tuning
+from configs.training_schema import Augmentation, FewShot, LabelNoise, Lora, Replay, Training
+from configs.tuning_schema import SearchRange, Tuning
 
 __all__ = [
     "AnySource",
@@ -134,7 +135,7 @@ class Monitoring(Section):
     window: Window = Window()
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.01  # false-alarm rate per window over all tests together
     permutations: Annotated[int, Field(ge=199, le=100_000)] = 999
-    max_tested_rows: Annotated[int, Field(ge=50, le=20_000)] = 1000  # per side, sampled by group
+    max_tested_rows: Annotated[int, Field(ge=50, le=5000)] = 1000  # per side, by group; costs grow squared
     k: Annotated[int, Field(ge=1)] = 2
     n: Annotated[int, Field(ge=1)] = 3
 
@@ -160,7 +161,13 @@ class Channel(Section):
 
     name: Name
     url_from: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]+$")]
-    events: list[Literal["drift", "failed", "refused", "rollback"]] = ["drift", "failed", "refused", "rollback"]
+    events: list[Literal["drift", "failed", "refused", "rollback", "approval"]] = [
+        "drift",
+        "failed",
+        "refused",
+        "rollback",
+        "approval",
+    ]  # approval: a version waits for a person's yes, or was let go without one
 
 
 class Loop(Section):
@@ -192,6 +199,33 @@ class Loop(Section):
                 f"data.rating_labels.thresholds needs {len(self.labels) - 1} ascending numbers for "
                 f"{len(self.labels)} labels (got {thresholds})"
             )
+        if self.unknown is not None and "unknown" in self.labels:
+            raise ValueError("labels: 'unknown' is what texts out of scope are answered; name the label otherwise")
+        for source in self.data.sources:
+            named = source.columns.soft_labels
+            if named is not None and sorted(named) != sorted(self.labels):
+                raise ValueError(
+                    f"source '{source.name}': columns.soft_labels needs one column for each of {self.labels} "
+                    f"(got {sorted(named)})"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _slices_and_cases_fit(self) -> "Loop":
+        names = [one.name for one in self.slices]
+        if len(set(names)) != len(names):
+            raise ValueError(f"slices need different names (got {names})")
+        columns = {"source"}.union(*(source.columns.attributes for source in self.data.sources))
+        missing = sorted({one.column for one in self.slices if one.column is not None} - columns)
+        if missing:
+            raise ValueError(
+                f"slices: no column {', '.join(missing)}; there are: {', '.join(sorted(columns))}. "
+                "Others are named in data.sources[].columns.attributes"
+            )
+        for number, case in enumerate(self.behaviour.cases, start=1):
+            known = {*self.labels, "unknown"} if self.unknown and case.kind == "must" else {*self.labels}
+            if case.label is not None and case.label not in known:
+                raise ValueError(f"behaviour: case {number}: label must be one of {sorted(known)} (got '{case.label}')")
         return self
 
     @model_validator(mode="after")

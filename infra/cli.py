@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from configs.load import ConfigError, find_loop, find_loop_file, load_all_loops
-from infra import cli_data, cli_keys, cli_stack
+from infra import cli_approve, cli_cases, cli_data, cli_keys, cli_stack, cli_tuning
 from infra.output import FAILED, REFUSED, USAGE, JsonOption, Output
 from tasks.core.errors import DataError, TransientError
 
@@ -56,7 +56,7 @@ def retrain(
     record = _run("retrain", target, parameters, as_json, here=not is_known)
     if record["status"] == "trained" and not record["decision"]["promote"]:
         raise typer.Exit(REFUSED)
-    if record.get("released") == "refused":
+    if record.get("released") in ("refused", "outdated"):
         raise typer.Exit(REFUSED)
 
 
@@ -156,16 +156,21 @@ def check(loops: Annotated[list[str] | None, typer.Argument(metavar="[LOOP…]",
 
     evertune check                       evertune check product-sentiment my-loop.yaml
     """
-    from infra.preflight import read_settings
+    from infra.preflight import find_label_problems, read_settings
 
     settings = read_settings()
     found = [find_loop(loop, settings.loops_dir) for loop in loops] if loops else load_all_loops(settings.loops_dir)
+    if problems := find_label_problems(found, settings):
+        raise ConfigError("\n".join(problems))
     for loop in found:
         print(f"{loop.name}: fits the schema ({len(loop.labels)} labels, {len(loop.data.sources)} sources)")
 
 
 app.add_typer(cli_keys.app, name="keys")
 cli_data.add_to(app)
+cli_cases.add_to(app)
+cli_approve.add_to(app)
+cli_tuning.add_to(app)
 
 
 def main() -> None:

@@ -30,9 +30,9 @@ def _predict_here(config: Loop, texts: list[str]) -> dict[str, Any]:
     version, predictor = load_champion(config.name)
     answered = predictor.predict(texts)
     predictions = []
-    for probabilities, truncated in zip(answered.probabilities, answered.truncated, strict=True):
-        scores = {label: float(p) for label, p in zip(predictor.labels, probabilities, strict=True)}
-        label = max(scores, key=scores.__getitem__)
-        answer = {"prediction_id": None, "label": label, "score": scores[label], "scores": scores}
+    rows = zip(answered.answers, answered.probabilities, answered.truncated, strict=True)
+    for label, probabilities, truncated in rows:
+        scores = {name: float(p) for name, p in zip(predictor.labels, probabilities, strict=True)}
+        answer = {"prediction_id": None, "label": label, "score": max(scores.values()), "scores": scores}
         predictions.append(answer | {"truncated": bool(truncated)})
     return {"loop": config.name, "version": version, "predictions": predictions}

@@ -5,6 +5,7 @@ from typing import Any
 from configs.settings import Settings
 from infra.running import FlowOutcome
 from tasks.core.errors import TransientError
+from tasks.core.search_report import describe_search
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger
 
@@ -26,7 +27,15 @@ def find_record(name: str, loop: str, outcome: FlowOutcome, settings: Settings) 
 
 def describe_record(name: str, record: dict[str, Any]) -> list[str]:
     """Return what a person wants to read at the end of a flow."""
-    describe = {"retrain": _retrain, "monitor": _monitor, "score": _score, "release": _move, "rollback": _move}[name]
+    describe = {
+        "retrain": _retrain,
+        "monitor": _monitor,
+        "score": _score,
+        "tune": describe_search,
+        "release": _move,
+        "rollback": _move,
+        "approve": _approve,
+    }[name]
     return describe(record)
 
 
@@ -35,6 +44,8 @@ ENDS = {
     "pending": "the gate promotes it; the service takes it up when it runs",
     "refused": "the gate promotes it, but the service refused it: the champion before, if there is one, serves on",
     "not promoted": "the gate refuses it; the champion serves on",
+    "outdated": "the champion changed while it was judged, so nothing was released; a retrain judges it again",
+    "awaiting approval": "the gate lets it through; it waits for a person's yes, the champion serves on",
 }
 
 
@@ -48,7 +59,18 @@ def _retrain(record: dict[str, Any]) -> list[str]:
         f"macro-F1 {metrics['macro_f1']:.3f}, ECE {metrics['ece']:.3f} on {metrics['n']} test rows"
     ]
     lines += [f"  {reason}" for reason in decision["reasons"]]
-    return [*lines, ENDS[record["released"]]]
+    lines.append(ENDS[record["released"]])
+    if approval := record.get("approval"):
+        lines.append(f"answer with: {approval['command']}" + (f"  or {approval['url']}" if approval["url"] else ""))
+    return lines
+
+
+def _approve(record: dict[str, Any]) -> list[str]:
+    if record["status"] in ("serving", "pending", "refused"):
+        return [f"version {record['version']} is {record['status']}: {record['reason']}"]
+    if record["status"] == "turned down":
+        return [f"version {record['version']} stays a challenger: {record['reason']}"]
+    return [f"nothing was released: {record['reason']}"]
 
 
 def _monitor(record: dict[str, Any]) -> list[str]:

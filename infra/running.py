@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from configs.load import ConfigError
 from configs.settings import Settings
@@ -35,6 +36,14 @@ def run_flow(
     `here` forces this process, for a YAML that the stack does not know. Raises ConfigError or DataError when the flow
     ended with one, and FlowFailedError for every other end.
     """
+    has_server = prepare_process(settings)
+    if has_server and not here:
+        return _run_by_worker(name, loop, parameters, settings, say)
+    return _run_here(name, parameters, settings if has_server else None, say)
+
+
+def prepare_process(settings: Settings) -> bool:
+    """Give this process the environment of a flow run, before Prefect is imported; say whether a server answers."""
     has_server = answers(f"{settings.prefect_api}/health")
     if not has_server and settings.prefect_url is not None:
         raise TransientError(f"Prefect at {settings.prefect_url} (EVERTUNE_PREFECT_URL) does not answer")
@@ -43,15 +52,25 @@ def run_flow(
     os.environ.update(environment if has_server else without_server(environment, settings))
     if not has_server:
         os.environ.pop("PREFECT_API_URL", None)
-    if has_server and not here:
-        return _run_by_worker(name, loop, parameters, settings, say)
-    return _run_here(name, parameters, settings if has_server else None, say)
+    return has_server
+
+
+def resume_flow(flow_run_id: UUID, answer: dict[str, Any], url: str, say: Callable[[str], None]) -> FlowOutcome:
+    """Give a suspended flow run its input and follow it to its end; raises as `run_flow` does."""
+    from infra.flow_runs import PREFECT_ERRORS, resume_flow_run
+
+    try:
+        resume_flow_run(flow_run_id, answer)
+    except PREFECT_ERRORS as error:
+        raise TransientError(f"the flow run cannot be resumed: {_first_line(error)}\n{url}") from error
+    say(f"answered; the flow run goes on: {url}")
+    return _follow_to_end(flow_run_id, url, say)
 
 
 def _run_by_worker(
     name: str, loop: str, parameters: dict[str, Any], settings: Settings, say: Callable[[str], None]
 ) -> FlowOutcome:
-    from infra.flow_runs import PREFECT_ERRORS, follow, start_flow_run
+    from infra.flow_runs import PREFECT_ERRORS, start_flow_run
 
     try:
         run = start_flow_run(f"{name}/{loop}", parameters)
@@ -59,8 +78,14 @@ def _run_by_worker(
         raise TransientError(f"{name} of {loop} cannot be started: {_first_line(error)}") from error
     url = f"{settings.prefect_api.removesuffix('/api')}/runs/flow-run/{run.id}"
     say(f"flow run {run.name}: {url}")
+    return _follow_to_end(run.id, url, say)
+
+
+def _follow_to_end(flow_run_id: UUID, url: str, say: Callable[[str], None]) -> FlowOutcome:
+    from infra.flow_runs import PREFECT_ERRORS, follow
+
     try:
-        ended = follow(run.id, say)
+        ended = follow(flow_run_id, say)
     except KeyboardInterrupt:
         say(f"the flow run goes on: {url}")
         raise
@@ -103,6 +128,14 @@ def _find_flow(name: str) -> Any:
         from flows.score import score
 
         return score
+    if name == "tune":
+        from flows.tune import tune
+
+        return tune
+    if name == "approve":
+        from flows.approve import approve
+
+        return approve
     from flows import release
 
     return {"release": release.release, "rollback": release.rollback}[name]

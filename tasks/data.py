@@ -16,6 +16,7 @@ from configs.load import find_loop
 from configs.schema import Loop
 from configs.settings import Settings
 from tasks.core.errors import DataError
+from tasks.core.predictor import UNKNOWN
 from tasks.core.rows import apply_mends, order_rows, rows_of_feedback, settle_feedback
 from tasks.core.screening import Screened, screen
 from tasks.core.validation_page import render_validation_page
@@ -92,6 +93,8 @@ def gather_rows(config: Loop, config_dir: Path, settings: Settings, store: Snaps
     if config.data.use_feedback:
         labelled = PredictionLog(open_database(settings.database)).labelled_rows(config.name)
         feedback = settle_feedback(rows_of_feedback(labelled), rows)
+        if UNKNOWN not in config.labels:  # said of texts outside the loop's scope: no label to train on
+            feedback = feedback[feedback["label"] != UNKNOWN]
         rows = order_rows(pd.concat([rows, feedback], ignore_index=True))
     return apply_mends(rows, store.read_mended(config.name))
 

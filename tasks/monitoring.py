@@ -18,6 +18,7 @@ from prefect.runtime import task_run
 from configs.schema import Loop
 from configs.settings import Settings
 from tasks.alerts import emit
+from tasks.core.base_models import resolve_base_model
 from tasks.core.drift import Floats
 from tasks.core.errors import TransientError
 from tasks.core.expectations import ExpectationResult, validate
@@ -27,7 +28,6 @@ from tasks.core.verdict import Vote
 from tasks.core.window_check import WindowCheck, check
 from tasks.core.window_record import build_record, describe_drift, is_news, render_decision
 from tasks.retries import is_transient
-from tasks.stores.base_models import resolve_base_model
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger, ReportRow
 from tasks.stores.model_registry import ModelVersion, open_registry
@@ -116,7 +116,9 @@ def decide_retraining(config: Loop, checked: CheckedWindow) -> Decision:
     decision = decide(
         verdict=found.verdict.word,
         num_new_labels=PredictionLog(engine).count_labels(
-            config.name, since=started_at(last.at, last.record) if last else None
+            config.name,
+            since=started_at(last.at, last.record) if last else None,
+            among=config.labels,  # `unknown` is no label to train on
         ),
         rules=config.retraining,
         now=found.at,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
@@ -69,15 +68,15 @@ def score_file(config: Loop, input_path: Path, output_path: Path | None, text_co
     return outcome
 
 
-def load_champion(loop: str) -> tuple[str, Predictor]:
-    """Return the champion's version and its predictor; raises DataError when there is none yet."""
+def load_champion(loop: str, version: str | None = None) -> tuple[str, Predictor]:
+    """Return the number and predictor of the champion, or of a version; raises DataError when there is none."""
     settings = Settings()
     registry = open_registry(settings)
-    champion = registry.find(loop, "champion")
-    if champion is None:
+    chosen = registry.find(loop, "champion") if version is None else registry.get(loop, version)
+    if chosen is None:
         raise DataError(f"{loop} has no champion yet; train one: evertune retrain {loop}")
-    bundle = registry.fetch_bundle(champion, settings.root / "models")
-    return champion.version, Predictor.load(bundle, settings.serving_threads)
+    bundle = registry.fetch_bundle(chosen, settings.root / "models")
+    return chosen.version, Predictor.load(bundle, settings.serving_threads)
 
 
 def place_output(input_path: Path, output_path: Path | None) -> tuple[Path, Path]:
@@ -108,7 +107,7 @@ class _Tally:
         self.names = names
         self.n_scored = 0
         self.n_rejected = 0
-        self.labels = dict.fromkeys(predictor.labels, 0)
+        self.labels = dict.fromkeys(predictor.all_answers, 0)
         self._predictor = predictor
         self._text_column = text_column
         self._max_chars = max_chars
@@ -133,13 +132,11 @@ class _Tally:
         return find_flaw(row[self._text_column], self._max_chars)
 
     def _answer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        probabilities = self._predictor.predict([row[self._text_column] for row in rows]).probabilities
+        prediction = self._predictor.predict([row[self._text_column] for row in rows])
         answered = []
-        for row, p in zip(rows, probabilities, strict=True):
-            best = int(np.argmax(p))
-            label = self._predictor.labels[best]
+        for row, p, label in zip(rows, prediction.probabilities, prediction.answers, strict=True):
             self.labels[label] += 1
-            answers = {"label": label, "score": round(float(p[best]), 6)}
+            answers = {"label": label, "score": round(float(p.max()), 6)}
             answers |= {f"p_{name}": round(float(p[i]), 6) for i, name in enumerate(self._predictor.labels)}
             answered.append(row | {self.names[key]: value for key, value in answers.items()})
         return answered

@@ -13,22 +13,25 @@ from prefect import get_run_logger, task
 
 from configs.schema import Loop
 from configs.settings import Settings
+from tasks.approval import find_open_question
+from tasks.core.base_models import resolve_base_model
 from tasks.core.errors import DataError
 from tasks.core.retrain_plan import (
-    TrainedVersion,
     check_labels,
     code_version,
     find_same_training,
     gate_key,
+    list_trained,
     training_key,
 )
-from tasks.stores.base_models import resolve_base_model
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger
 from tasks.stores.model_registry import open_registry
 from tasks.stores.snapshots import Snapshot, SnapshotStore
+from tasks.training_rows import Start, count_new_rows, find_start, gather_material
 
 SECONDS_BETWEEN_REPORTS = 2.0
+CURVES = {"loss", "contrastive_loss", "learning_rate", "eval_loss", "eval_macro_f1", "eval_accuracy"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class TrainingPlan:
     """What would be trained, and which version already is exactly that."""
 
     key: str
-    same_as: str | None  # "those of the champion", and so on
+    why_not: str | None  # why training would give nothing new; None: it would
+    start: Start | None = None  # the champion to go on from; None: the base model
 
 
 @dataclass(frozen=True)
@@ -70,26 +74,25 @@ def plan_training(config: Loop, snapshot: Snapshot, force: bool) -> TrainingPlan
     """Say what a training run would give, and whether a version is that already."""
     settings = Settings()
     registry = open_registry(settings)
-    key = training_key(snapshot.fingerprint, config.training, code_version())
+    store = SnapshotStore(settings.snapshots)
     champion = registry.find(config.name, "champion")
     tags = registry.tags_by_version(config.name)
     if champion is not None and "labels" in tags.get(champion.version, {}):
         check_labels(config.name, config.labels, json.loads(tags[champion.version]["labels"]))
-    trained = [
-        TrainedVersion(version, of.get("training_key", ""), of.get("gate_key", ""), of.get("gate") == "refuse")
-        for version, of in tags.items()
-    ]
-    moves = Ledger(open_database(settings.database)).audit(config.name)
-    served = {move.to_version for move in moves if move.action != "refuse" and move.to_version is not None}
-    same_as = None
+    start = find_start(config, champion, tags.get(champion.version, {}) if champion else {}, store)
+    origin = start.version if start else None
+    key = training_key(snapshot.fingerprint, config.training, code_version(), origin, config.unknown)
+    waiting = find_open_question(config, registry)
+    entries = Ledger(open_database(settings.database)).audit(config.name)
+    trained = list_trained(tags, entries, waiting.version if waiting else None)
+    why_not = None
     if not force:
-        same_as = find_same_training(
-            key, gate_key(config.gate), trained, champion.version if champion else None, served
-        )
-    get_run_logger().info(
-        "training key %s: %s", key, f"data, configuration and code are {same_as}" if same_as else "new"
-    )
-    return TrainingPlan(key, same_as)
+        same_as = find_same_training(key, gate_key(config), trained, champion.version if champion else None)
+        why_not = f"data, training configuration and code are {same_as}" if same_as else None
+    if not force and start is not None and count_new_rows(config, snapshot, start, store) == 0:
+        why_not = f"the champion, version {start.version}, knows every training row, and training goes on from it"
+    get_run_logger().info("training key %s: %s", key, why_not or "new")
+    return TrainingPlan(key, why_not, start)
 
 
 @task(name="fine-tune")
@@ -97,11 +100,10 @@ def fine_tune_challenger(config: Loop, snapshot: Snapshot, plan: TrainingPlan) -
     """Train, export, and keep bundle and checkpoint under the home; a killed run continues at its last checkpoint."""
     from tasks.core.classifier import save_classifier
     from tasks.core.export import export_bundle
-    from tasks.core.fine_tuning import fine_tune
+    from tasks.launching import fine_tune_somewhere
 
     settings = Settings()
-    store = SnapshotStore(settings.snapshots)
-    train, validation = (store.read_split(snapshot, split) for split in ("train", "validation"))
+    validation = SnapshotStore(settings.snapshots).read_split(snapshot, "validation")
     folder = settings.root / "checkpoints" / config.name / plan.key
     folder.mkdir(parents=True, exist_ok=True)
     registry = open_registry(settings)
@@ -110,12 +112,30 @@ def fine_tune_challenger(config: Loop, snapshot: Snapshot, plan: TrainingPlan) -
         registry.log_config(run_id, config.model_dump(mode="json"))
         registry.log_dataset(run_id, config.name, snapshot.fingerprint, snapshot.url, snapshot.counts)
         started = time.monotonic()
+        material = gather_material(config, snapshot, plan.start, registry, settings)
         reporter = _Reporter(registry, run_id)
         base_model = resolve_base_model(config.training.base_model)
-        tuned = fine_tune(train, validation, config.labels, config.training, base_model, folder / "trainer", reporter)
+        tuned = fine_tune_somewhere(
+            settings,
+            folder,
+            material.train,
+            validation,
+            config.labels,
+            config.training,
+            base_model,
+            reporter,
+            start=material.start,
+        )
         gold = validation["label"].map(config.labels.index).to_numpy()
         export_bundle(
-            tuned.classifier, tuned.tokenizer, config.name, validation["text"].tolist(), gold, folder / "bundle"
+            tuned.classifier,
+            tuned.tokenizer,
+            config.name,
+            validation["text"].tolist(),
+            gold,
+            folder / "bundle",
+            unknown=config.unknown,
+            train=material.train,
         )
         save_classifier(tuned.classifier, tuned.tokenizer, folder / "checkpoint")
     except BaseException:
@@ -127,7 +147,7 @@ def fine_tune_challenger(config: Loop, snapshot: Snapshot, plan: TrainingPlan) -
     facts = {
         "base model": config.training.base_model,
         "snapshot": snapshot.fingerprint,
-        "train rows": len(train),
+        **material.facts,
         "validation macro-F1": round(tuned.validation_macro_f1, 4),
         "steps": tuned.steps,
         "resumed from step": tuned.resumed_from,
@@ -153,11 +173,7 @@ class _Reporter:
 
     def __call__(self, progress: Any) -> None:
         """Report one step; between measurements at most every few seconds."""
-        curves = {
-            name: value
-            for name, value in progress.metrics.items()
-            if name in {"loss", "learning_rate", "eval_loss", "eval_macro_f1", "eval_accuracy"}
-        }
+        curves = {name: value for name, value in progress.metrics.items() if name in CURVES}
         if curves:
             self._registry.log_metrics(self._run_id, curves, progress.step, int(time.time() * 1000))
         is_measurement = "eval_macro_f1" in curves

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.metrics import interval, resample_groups
+from tasks.core.metrics import exact_bound, interval, resample_groups
 
 MIN_CALIBRATION_ROWS = 30  # an isotonic curve through fewer follows noise
 
@@ -44,7 +44,7 @@ def measure_accuracy(
     sums_R2 = resample_groups(counts_G2, 2000, seed)
     low, high = interval(sums_R2[:, 0] / sums_R2[:, 1], confidence)
     if low == high:  # all right or all wrong: resampling cannot show what was never drawn
-        low, high = _exact_bound(bool(correct.all()), len(counts_G2), confidence)
+        low, high = exact_bound(bool(correct.all()), len(counts_G2), confidence)
     return MeasuredAccuracy(float(correct.mean()), low, high, len(gold))
 
 
@@ -66,9 +66,3 @@ def estimate_accuracy(
     curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
     curve.fit(reference_scores.astype(np.float64), reference_correct.astype(np.float64))
     return EstimatedAccuracy(float(curve.predict(current_scores.astype(np.float64)).mean()), len(current_scores))
-
-
-def _exact_bound(all_right: bool, num_groups: int, confidence: float) -> tuple[float, float]:
-    """Return the Clopper–Pearson interval of num_groups equal outcomes."""
-    reach = float(((1 - confidence) / 2) ** (1 / num_groups))
-    return (reach, 1.0) if all_right else (0.0, 1 - reach)

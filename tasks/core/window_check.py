@@ -11,6 +11,7 @@ from configs.schema import Monitoring
 from tasks.core.drift import DriftTest, Floats, Sample, ShareShift, can_fire, compare, sample_groups, shift_shares
 from tasks.core.errors import DataError
 from tasks.core.performance import EstimatedAccuracy, MeasuredAccuracy, estimate_accuracy, measure_accuracy
+from tasks.core.predictor import UNKNOWN
 from tasks.core.verdict import Verdict, Vote, count_rows_for_vote, judge
 
 Embed = Callable[[Sequence[str]], Floats]  # texts to vectors [N, D], as those of the reference were made
@@ -77,7 +78,11 @@ def check(
         is_vote=counts,
         verdict=verdict,
         tests=tests,
-        shares=tuple(shift_shares(reference=reference["predicted"], current=current["label"], labels=labels)),
+        shares=tuple(
+            shift_shares(
+                reference=reference["predicted"], current=current["label"], labels=_answers(reference, current, labels)
+            )
+        ),
         measured=_measure(current),
         estimated=_estimate(current, reference),
     )
@@ -122,6 +127,14 @@ def _test_drift(
     )
 
 
+def _answers(reference: pd.DataFrame, current: pd.DataFrame, labels: Sequence[str]) -> list[str]:
+    """Return the labels, and UNKNOWN where it was answered."""
+    was_unknown = UNKNOWN not in labels and any(
+        (answers == UNKNOWN).any() for answers in (reference["predicted"], current["label"])
+    )
+    return [*labels, UNKNOWN] if was_unknown else list(labels)
+
+
 def _measure(current: pd.DataFrame) -> MeasuredAccuracy | None:
     labelled = current[current["gold"].notna()]
     return measure_accuracy(
@@ -130,7 +143,8 @@ def _measure(current: pd.DataFrame) -> MeasuredAccuracy | None:
 
 
 def _estimate(current: pd.DataFrame, reference: pd.DataFrame) -> EstimatedAccuracy | None:
-    return estimate_accuracy(
+    reference, current = reference[reference["predicted"] != UNKNOWN], current[current["label"] != UNKNOWN]
+    return estimate_accuracy(  # of the labels that were given: whether `unknown` was right, no score can say
         reference_scores=reference["score"].to_numpy(),
         reference_correct=(reference["label"] == reference["predicted"]).to_numpy(dtype=bool),
         current_scores=current["score"].to_numpy(),

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import mlflow
 import pandas as pd
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
@@ -28,6 +28,7 @@ from tasks.core.errors import DataError, TransientError
 
 logger = logging.getLogger(__name__)
 NOT_FOUND = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
+PARAMS_AT_ONCE = 100  # that MLflow takes
 SERVING_REQUIREMENTS = ["mlflow", "numpy", "onnxruntime", "pandas", "tokenizers"]
 
 
@@ -112,12 +113,16 @@ class ModelRegistry:
             for key, value in tags.items():
                 self._client.set_model_version_tag(version.loop, version.version, key, value)
 
-    def start_run(self, loop: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-        """Open a training run in the loop's experiment and return its id."""
+    def start_run(
+        self, loop: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str | None = None
+    ) -> str:
+        """Open a training run in the loop's experiment, perhaps below another run, and return its id."""
+        nested = {"mlflow.parentRunId": parent} if parent else {}
         with _translated(f"start a training run of {loop}"):
-            run = self._client.create_run(self._experiment(loop), run_name=name, tags=dict(tags))
-            for key, value in params.items():
-                self._client.log_param(run.info.run_id, key, value)
+            run = self._client.create_run(self._experiment(loop), run_name=name, tags={**tags, **nested})
+            kept = [Param(key, str(value)) for key, value in params.items()]
+            for start in range(0, len(kept), PARAMS_AT_ONCE):
+                self._client.log_batch(run.info.run_id, params=kept[start : start + PARAMS_AT_ONCE])
         return str(run.info.run_id)
 
     def log_dataset(self, run_id: str, name: str, fingerprint: str, url: str, profile: Mapping[str, Any]) -> None:
@@ -149,10 +154,23 @@ class ModelRegistry:
         with _translated("tag the training run"):
             self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def finish_run(self, run_id: str, failed: bool = False) -> None:
-        """Close a training run."""
+    def finish_run(self, run_id: str, failed: bool = False, killed: bool = False) -> None:
+        """Close a training run; killed: somebody ended it before its end."""
         with _translated("close the training run"):
-            self._client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+            self._client.set_terminated(run_id, "FAILED" if failed else "KILLED" if killed else "FINISHED")
+
+    def resume_run(self, run_id: str) -> bool:
+        """Open a closed run again; False where it is gone."""
+        with _translated("open a run again"):
+            try:
+                is_there = bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
+            except MlflowException as error:
+                if error.error_code in NOT_FOUND:
+                    return False
+                raise
+            if is_there:
+                self._client.update_run(run_id, status="RUNNING")
+        return is_there
 
     def attach(self, run_id: str, file: Path, folder: str) -> None:
         """Put a file under the run's artefacts."""
@@ -190,6 +208,10 @@ class ModelRegistry:
     def fetch_bundle(self, version: ModelVersion, cache: Path) -> Path:
         """Return a local folder with the version's bundle, downloaded once."""
         return self._fetch(version, "bundle", cache)
+
+    def fetch_checkpoint(self, version: ModelVersion, cache: Path) -> Path:
+        """Return a local folder with the version's checkpoint, as `save_classifier` wrote it, downloaded once."""
+        return self._fetch(version, "checkpoint", cache)
 
     def fetch_reference(self, version: ModelVersion, cache: Path) -> Path:
         """Return a local copy of the version's reference.parquet, downloaded once."""

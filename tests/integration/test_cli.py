@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from configs.load import find_loop
 from infra.cli import main
 from infra.credentials import ensure_first_key, ensure_operator_token, make_home, open_private, read_first_key
-from infra.preflight import find_package_problems, read_settings
+from infra.preflight import find_label_problems, find_package_problems, read_settings
 from infra.running import _raise_for
 from tests.support.ports import free_port
+from tests.support.tiny_bundle import write_tiny_bundle
 from tests.support.toy_loop import write_toy_loop
 
 
@@ -53,6 +55,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         (["predict", "nope", "text"], 2, "no loop 'nope'"),
         (["predict", "toy", "  "], 2, "text 1: empty"),
         (["predict", "toy", "text"], 2, "toy has no champion yet; train one: evertune retrain toy"),
+        (["cases", "toy"], 2, "toy has no cases; write them into toy.cases.yaml beside its YAML"),
         (["quarantine", "toy"], 2, "toy has no snapshot yet; make one: evertune retrain toy"),
         (["keys", "create", "bob", "--loop", "nope"], 2, "no loop 'nope'"),
         (["keys", "revoke", "key_x"], 2, "no valid key 'key_x'; see: evertune keys list"),
@@ -105,6 +108,24 @@ def test_a_flow_that_failed_in_the_worker_ends_with_its_errors_code(
     monkeypatch.setattr("infra.running.run_flow", fail)
     assert run(monkeypatch, "monitor", "toy") == code
     assert capsys.readouterr().err == f"evertune: {line}\n"
+
+
+@pytest.mark.parametrize("verb", ["check", "up"])
+def test_labels_that_the_champion_does_not_answer_are_told_before_anything_starts(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = tmp_path / "home" / "models" / "toy"
+    write_tiny_bundle(models / "3" / "bundle", labels=["negative", "positive"])
+    (models / "served.json").write_text('{"version": "3", "since": "2026-03-01T12:00:00+00:00"}', encoding="utf-8")
+    assert find_label_problems([find_loop("toy", tmp_path / "loops")], read_settings()) == []
+    file = tmp_path / "loops" / "toy.yaml"
+    file.write_text(file.read_text(encoding="utf-8").replace("- positive\n", "- good\n", 1), encoding="utf-8")
+    assert run(monkeypatch, verb) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"evertune: {file}: labels: version 3, which serves, answers ['negative', 'positive']; "
+        "got ['negative', 'good']. Put them back, or give the loop with other labels a new name"
+    )
 
 
 def test_every_wrong_setting_is_told_at_once(

@@ -1,6 +1,7 @@
 """The retrain flow with every real part but the servers: snapshot, validation, training, gate, MLflow, ledger."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from configs.load import ConfigError
 from configs.settings import Settings
 from flows.release import rollback
 from flows.retrain import RetrainChanges, retrain
+from infra.cli import main
 from tasks.core.errors import DataError
 from tasks.core.predictor import Predictor
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger
 from tasks.stores.model_registry import ModelRegistry, open_registry
+from tasks.stores.snapshots import SnapshotStore
 from tasks.training import only_retrain
 from tests.support.ports import free_port
 from tests.support.tiny_base import make_rows
@@ -198,6 +201,131 @@ def test_another_gate_hears_a_refused_challenger_again(loop_file: Path, home: Pa
     assert registry().find("toy", "challenger") is None  # it won
 
 
+def test_a_challenger_goes_on_from_the_champion_with_new_and_old_rows(
+    loop_file: Path, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    going_on = RetrainChanges(set=["training.from=champion", "training.replay.old_per_new=0.5"])
+    assert retrain("toy", going_on)["decision"]["promote"]  # without a champion it begins at the base model
+    again = retrain("toy", going_on)
+    assert again["decision"]["reasons"] == [
+        "nothing new: the champion, version 1, knows every training row, and training goes on from it"
+    ]
+    pd.concat([make_rows(420), make_rows(90, seed=9)]).to_csv(loop_file.with_name("reviews.csv"), index=False)
+    second = retrain("toy", RetrainChanges(set=going_on.set, epochs=2))
+    assert second["decision"]["promote"], second["decision"]
+    champion = registry().find("toy", "champion")
+    assert champion is not None
+    facts = facts_of(registry().describe(champion)["description"])
+    assert facts["started from version"] == "1"
+    assert int(facts["new rows"]) > 30
+    assert abs(int(facts["replayed rows"]) - int(facts["new rows"]) / 2) <= 3
+    assert int(facts["train rows"]) == int(facts["new rows"]) + int(facts["replayed rows"])
+    third = retrain("toy", RetrainChanges(set=[*going_on.set, "training.pooling=cls"], epochs=1))
+    assert third["status"] == "trained"  # not from a champion whose head reads other vectors
+    assert "training.from: the champion, version 2, pools by mean, the loop by cls" in caplog.text
+
+
+def test_suspects_count_less_and_texts_out_of_scope_are_unknown(home: Path, tmp_path: Path) -> None:
+    write_toy_loop(tmp_path / "loops", unknown={"max_refused_share": 0.2})
+    noise = ["training.label_noise.suspect_weight=0.1", "training.label_noise.folds=2"]
+    record = retrain("toy", RetrainChanges(set=noise))
+    assert record["decision"]["promote"], record["decision"]
+    champion = registry().find("toy", "champion")
+    assert champion is not None
+    facts = facts_of(registry().describe(champion)["description"])
+    assert int(facts["suspicious rows"]) == record["suspicious_rows"]
+    fingerprint = record["snapshot"]["fingerprint"]
+    assert SnapshotStore(Settings().snapshots).read_page("toy", fingerprint, "suspects") is not None
+    predictor = Predictor.load(registry().fetch_bundle(champion, home / "models"))
+    assert predictor.manifest.min_closeness is not None
+    reference = pd.read_parquet(registry().fetch_reference(champion, home / "models"))
+    share = (reference["predicted"] == "unknown").mean()
+    assert facts["test rows answered unknown"] == f"{share:.1%}"
+    assert share < 0.3
+
+
+def facts_of(card: str) -> dict[str, str]:
+    cells = [line.strip("| ").split(" | ") for line in card.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1] for row in cells if len(row) == 2}
+
+
 def test_two_retrains_of_one_loop_never_overlap(loop_file: Path, home: Path) -> None:
     with only_retrain("toy"), pytest.raises(DataError, match="another retrain of 'toy' runs with this home"):
         retrain("toy")
+
+
+CASES = """\
+min_passed_share: {must: 1.0}
+cases:
+  - {kind: must, text: the camera is great, label: positive}
+  - {kind: must, text: the phone is awful, label: negative}
+  - {kind: must, text: the phone is not great, label: negative, why: it never read not}
+  - {kind: invariance, text: this screen is superb, variants: [this phone is superb]}
+"""
+SLICES = [
+    {"name": "short", "words": [1, 3]},
+    {"name": "camera", "pattern": "camera"},
+    {"name": "batch", "column": "batch"},
+    {"name": "newest", "newest": 0.3},
+]
+
+
+def test_slices_and_cases_are_judged_shown_and_part_of_the_gate(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_toy_loop(tmp_path / "loops", slices=SLICES)
+    rows = make_rows(420)
+    rows["batch"] = ["even" if number % 2 else "odd" for number in range(420)]
+    rows.to_csv(path.with_name("reviews.csv"), index=False)
+    text = path.read_text(encoding="utf-8").replace("rating: rating", "rating: rating\n      attributes: [batch]")
+    path.write_text(text, encoding="utf-8")
+    cases = path.with_name("toy.cases.yaml")
+    cases.write_text(CASES.replace("must: 1.0", "must: 0.6"), encoding="utf-8")
+    first = retrain("toy")
+    assert first["decision"]["promote"] is True
+    assert "ok: slices: none of 4 judged: no champion yet" in first["decision"]["reasons"]
+    assert first["cases"]["must"] == {"passed": 2, "n": 3, "failed": [3]}
+    cases.write_text(CASES, encoding="utf-8")
+    second = retrain("toy", RetrainChanges(seed=15, set=["gate.max_accuracy_loss=0.5", "gate.min_slice_rows=20"]))
+    assert second["decision"]["promote"] is False
+    assert second["decision"]["reasons"][0].startswith(
+        "refused: behavioural cases: must 2 of 3 (100% needed, failed: 3); invariance 1 of 1"
+    )
+    sliced = {one["name"]: one for one in second["slices"]}
+    assert list(sliced) == ["short", "camera", "batch=even", "batch=odd", "newest"]
+    assert sliced["batch=even"]["n"] + sliced["batch=odd"]["n"] == second["metrics"]["n"]
+    assert sliced["batch=odd"]["verdict"] == "kept"
+    assert sliced["batch=odd"]["champion_accuracy"] > 0.7
+    assert sliced["newest"]["verdict"] == "no test row has a date"
+    version = registry().get("toy", second["version"])
+    evidence = registry().fetch_reference(version, home / "models").parent
+    behaviour = pd.read_csv(evidence / "behaviour.csv")
+    assert behaviour.loc[0, ["case", "passed", "answered"]].tolist() == [3, False, "positive"]
+    assert pd.read_csv(evidence / "slices.csv")["slice"].tolist() == list(sliced)
+    assert {"precision_recall.png", "slices.png", "reliability.png", "confusion.png"} <= {
+        file.name for file in evidence.iterdir()
+    }
+    gate = json.loads((evidence / "gate.json").read_text(encoding="utf-8"))
+    assert [rule["name"] for rule in gate["decision"]["rules"]][-3:] == ["behavioural cases", "latency", "size"]
+    assert gate["latency_ms"] > 0
+    assert gate["size_mb"] > 0
+    told = registry().describe(version)
+    assert told["metrics"]["slices/batch_odd/accuracy"] == pytest.approx(sliced["batch=odd"]["accuracy"])
+    assert told["metrics"]["behaviour/must"] == pytest.approx(2 / 3)
+    assert "| batch=odd |" in told["description"]
+    assert "case 3 (it never read not)" in (evidence / "model_card.md").read_text(encoding="utf-8")
+    cases.write_text(CASES.replace("must: 1.0", "must: 0.6"), encoding="utf-8")
+    assert ask_cases(monkeypatch, "toy") == 0
+    assert "must 2 of 3 (60% needed, failed: 3)" in capsys.readouterr().out
+    cases.write_text(CASES, encoding="utf-8")
+    assert ask_cases(monkeypatch, "toy", "--version", "2", "--json") == 3
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["version"], answer["is_met"]) == ("2", False)
+    assert [case["passed"] for case in answer["cases"]] == [True, True, False, True]
+
+
+def ask_cases(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["evertune", "cases", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)

@@ -254,6 +254,21 @@ def test_releases_are_checked(service: Running) -> None:
         assert operator.get("/v1/loops/toy").json()["version"] == "1"
 
 
+def test_a_version_that_is_only_checked_waits_loaded(service: Running, client: httpx.Client) -> None:
+    with service.client(OPERATOR) as operator:
+        release = "/v1/admin/loops/toy/release"
+        checked = operator.post(release, json={"version": "2", "check_only": True})
+        assert (checked.status_code, checked.json()["status"], checked.json()["previous"]) == (200, "checked", "1")
+        assert set(checked.json()["checks"]) == {"largest_case_difference", "latency_ms"}
+        assert client.post(PREDICT, json={"text": "good"}).json()["version"] == "1"
+        served = operator.post(release, json={"version": "2"}).json()
+        assert (served["status"], served["checks"]) == ("serving", checked.json()["checks"])  # no second load
+        operator.post(release, json={"version": "1"})
+        write_tiny_bundle(service.registry.folder / "toy" / "18", broken_case=True)
+        assert operator.post(release, json={"version": "18", "check_only": True}).status_code == 409
+    assert client.post(PREDICT, json={"text": "good"}).json()["version"] == "1"
+
+
 def test_the_service_follows_the_alias_without_a_failed_request(service: Running, client: httpx.Client) -> None:
     stop, statuses, versions = threading.Event(), [], set()
 
@@ -409,6 +424,7 @@ def test_the_pages_show_state_only_to_the_operator(service: Running) -> None:
         ("serving", True, "promoted"),
         ("pending", True, "promoted"),
         ("refused", True, "refused by the service"),
+        ("awaiting approval", True, "awaiting approval"),
         ("not promoted", False, "not promoted"),
     ],
 )

@@ -12,9 +12,10 @@ import httpx
 import psutil
 import pytest
 
+from infra.demo.sink import AlertSink
 from infra.processes import find_members
 from infra.stack_state import read_state
-from tests.support.stack import AlertSink, StackUnderTest, make_stack, wait_until
+from tests.support.stack import StackUnderTest, make_stack, wait_for_alert, wait_until
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -126,7 +127,7 @@ def test_registering_again_keeps_what_a_person_paused(stack: StackUnderTest) -> 
 def test_an_alert_reaches_the_channel_with_numbers_and_link(stack: StackUnderTest, alert_sink: AlertSink) -> None:
     payload = {"summary": "toy drifted (p = 0.001)", "body": "**MMD** 0.04 since 08:00", "link": "http://report/1"}
     stack.run_python(f"from tasks.alerts import emit; emit('drift', 'toy', {payload!r})")
-    alert = alert_sink.wait_for("toy drifted")
+    alert = wait_for_alert(alert_sink, "toy drifted")
     assert alert["title"] == "toy drifted (p = 0.001)"
     assert alert["message"].startswith("**MMD** 0.04 since 08:00\n\nhttp://report/1\n\nLoop toy, 20")
 
@@ -137,7 +138,7 @@ def test_a_failed_flow_run_alerts_and_ends_with_one_line(stack: StackUnderTest, 
     assert failed.stdout == ""
     assert "evertune: MLflow could not look up toy version 77" in failed.stderr
     assert "Traceback" not in failed.stderr
-    alert = alert_sink.wait_for("rollback of toy failed")
+    alert = wait_for_alert(alert_sink, "rollback of toy failed")
     assert "toy version 77" in alert["message"]
     assert "/runs/flow-run/" in alert["message"]
 
@@ -157,7 +158,7 @@ def test_a_refused_challenger_ends_with_3(stack: StackUnderTest, alert_sink: Ale
     record = json.loads(done.stdout)
     assert record["decision"]["promote"] is False
     assert stack.status()["loops"][0]["champion"] == "1"
-    alert_sink.wait_for("refused")
+    wait_for_alert(alert_sink, "refused")
 
 
 def test_a_file_is_scored_by_the_worker(stack: StackUnderTest, tmp_path: Path) -> None:
@@ -193,8 +194,9 @@ def test_a_killed_supervisor_leaves_nothing_for_ever(stack: StackUnderTest, tmp_
         lines.append(line)
         if line.startswith("curl "):
             break
-    assert "alerts of toy to 'sink' (drift, failed, refused, rollback) go nowhere; set EVERTUNE_TEST_SINK" in "".join(
-        lines
+    assert (
+        "alerts of toy to 'sink' (drift, failed, refused, rollback, approval) go nowhere; set EVERTUNE_TEST_SINK"
+        in "".join(lines)
     )
     process.kill()
     process.communicate()

@@ -1,5 +1,6 @@
 """A bundle that is real to the engine and knows two words: no training, no torch."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from tasks.core.predictor import BundleManifest, Case, Predictor, write_cases, write_manifest
+from tasks.core.predictor import BundleManifest, Case, Predictor, read_manifest, write_cases, write_manifest
 
 WORDS = ["[PAD]", "[UNK]", "good", "bad"]
 
@@ -33,6 +34,12 @@ def write_tiny_bundle(
     return folder
 
 
+def limit_scope(folder: Path, min_closeness: float) -> Path:
+    """Let a bundle answer `unknown` to texts whose largest logit, its closeness, is below a limit."""
+    write_manifest(folder, dataclasses.replace(read_manifest(folder), min_closeness=min_closeness))
+    return folder
+
+
 def _graph(num_labels: int, sure: float) -> onnx.ModelProto:
     """Embed each token as a row of logits and average over the attended tokens."""
     table = np.zeros((len(WORDS), num_labels), dtype=np.float32)
@@ -46,11 +53,15 @@ def _graph(num_labels: int, sure: float) -> onnx.ModelProto:
         helper.make_node("ReduceSum", ["kept", "one"], ["summed"], keepdims=0),
         helper.make_node("ReduceSum", ["mask", "one"], ["count"], keepdims=1),
         helper.make_node("Div", ["summed", "count"], ["logits"]),
+        helper.make_node("ReduceMax", ["logits"], ["closeness"], axes=[1], keepdims=0),
     ]
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "t"]) for name in ("input_ids", "attention_mask")
     ]
-    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", num_labels])]
+    outputs = [
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", num_labels]),
+        helper.make_tensor_value_info("closeness", TensorProto.FLOAT, ["b"]),
+    ]
     constants = [
         numpy_helper.from_array(table, "table"),
         numpy_helper.from_array(np.array([2], dtype=np.int64), "last"),

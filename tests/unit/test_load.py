@@ -32,13 +32,12 @@ def test_every_shipped_loop_loads() -> None:
 
 @pytest.mark.parametrize("name", list_presets())
 def test_every_shipped_preset_fills_what_a_loop_leaves_out(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path, "  preset: balanced", f"  preset: {name}")
-    whole = YAML.read_text(encoding="utf-8")
-    assert load_loop(path).training.learning_rate == 5e-5  # the loop's own key wins
-    bare = whole.replace("  preset: balanced", f"  preset: {name}").replace("  learning_rate: 5.0e-5\n", "")
-    path.write_text(bare, encoding="utf-8")
+    path = write(tmp_path, "  preset: balanced", f"  preset: {name}\n  learning_rate: 3.0e-6")
+    assert load_loop(path).training.learning_rate == 3e-6  # the loop's own key wins
+    write(tmp_path, "  preset: balanced", f"  preset: {name}")
     preset = yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert load_loop(path).training.learning_rate == preset["learning_rate"]
+    training = load_loop(path).training
+    assert {key: getattr(training, key) for key in preset} == preset
 
 
 def test_a_wrong_preset_is_told_with_its_own_file_and_line(tmp_path: Path) -> None:
@@ -69,22 +68,23 @@ def test_behavioural_cases_stand_beside_the_loop(tmp_path: Path) -> None:
     ("old", "new", "at", "message"),
     [
         (
-            "learning_rate: 5.0e-5",
+            "max_tokens: 128",
             "learning_rate: 2",
             "learning_rate: 2",
             "training.learning_rate: Input should be less",
         ),
         (
-            "  epochs: 3",
+            "  max_tokens: 128",
             "  epoch: 3",
             "epoch: 3",
             "training.epoch: unknown key; accepted here: preset, base_model, from",
         ),
-        ("method: full", "method: lorra", "method: lorra", "Input should be 'full' or 'lora' (got 'lorra')"),
+        ("max_tokens: 128", "method: lorra", "method: lorra", "Input should be 'full' or 'lora' (got 'lorra')"),
         ("  k: 2", "  k: 4", "monitoring:", "k must not exceed n (got k=4, n=3)"),
         ("kind: package", "kind: csw", "- name: amazon-reviews", "expected tags: 'csv', 'jsonl', 'parquet'"),
         ("      member:", "      membr:", "membr:", "data.sources.0.membr: unknown key"),
         ("thresholds: [-0.5, 0.5]", "thresholds: [0.5]", None, "needs 2 ascending numbers for 3 labels (got [0.5])"),
+        ("label: null", "soft_labels: {positive: p}", None, "columns.soft_labels needs one column for each of ['neg"),
         ("validation: 0.1", "validation: 0.7", "splits:", "validation + test must stay below 0.8 (got 0.9)"),
         ("permutations: 999", "permutations: 199\n  alpha: 0.001", None, "key given twice"),
     ],
