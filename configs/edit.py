@@ -36,6 +36,16 @@ def change_training(text: str, changes: Mapping[str, Any], file: Path) -> str:
     return changed
 
 
+def refuse_temporary(changes: Sequence[str]) -> None:
+    """Raise ConfigError where `key=value` changes of one run would be kept by writing a recipe into the loop's file."""
+    for change in changes:
+        if change.partition("=")[0].strip().split(".")[0] == "training":
+            raise ConfigError(
+                f"--write with --set {change}: what --set changes is meant for one run, and --write would keep it; "
+                "write it into the loop's YAML first, or leave out one of the two"
+            )
+
+
 def show_difference(before: str, after: str, name: str) -> str:
     """Return a unified diff of two versions of a file, "" where they are equal."""
     names = {"fromfile": f"{name} (today)", "tofile": f"{name} (tuned)"}

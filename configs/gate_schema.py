@@ -19,6 +19,7 @@ class Gate(Section):
     min_accuracy_gain: Annotated[float, Field(ge=0, lt=1)] | None = None  # superiority: the bootstrap must show more
     max_slice_loss: Annotated[float, Field(ge=0, lt=1)] = 0.05  # accuracy; see core/promotion.py: judge_slices
     min_slice_rows: Annotated[int, Field(ge=1)] = 50  # a smaller slice is shown, not judged
+    min_newest_rows: Annotated[int, Field(ge=1)] = 300  # fewer newest rows are judged as any other slice
     max_ece: Annotated[float, Field(gt=0, lt=1)] | None = None  # expected calibration error on the test rows
     min_parity: Annotated[float, Field(gt=0, le=1)] = 0.995  # share of test rows where export and checkpoint agree
     max_parity_difference: Annotated[float, Field(gt=0, lt=1)] = 0.02  # largest difference of a probability

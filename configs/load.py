@@ -78,11 +78,23 @@ def load_all_loops(loops_dir: Path) -> list[Loop]:
         if loop.name != path.stem:
             problems.append(f"{path}: name: must equal the file's name '{path.stem}' (got '{loop.name}')")
         loops.append(loop)
+    problems += _lost_cases(loops_dir)
     if not loops and not problems:
         problems.append(f"{loops_dir}: no loop found; set EVERTUNE_LOOPS_DIR to a folder of *.yaml files")
     if problems:
         raise ConfigError("\n".join(problems))
     return loops
+
+
+def _lost_cases(loops_dir: Path) -> list[str]:
+    """Return what is wrong with cases files that belong to no loop: nothing would ask them, and the gate would open."""
+    names = [path.stem for path in list_loop_files(loops_dir)]
+    return [
+        f"{path}: cases of no loop: there is no {path.name.removesuffix(CASES)}.yaml beside it; there are: "
+        f"{', '.join(f'{name}.yaml' for name in names) or 'none'}"
+        for path in sorted(loops_dir.glob(f"*{CASES}"))
+        if path.name.removesuffix(CASES) not in names
+    ]
 
 
 def _add_preset(document: dict[str, Any], origins: Origins, path: Path) -> None:

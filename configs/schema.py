@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from configs.data_schema import (
     AnySource,
@@ -215,17 +216,21 @@ class Loop(Section):
         names = [one.name for one in self.slices]
         if len(set(names)) != len(names):
             raise ValueError(f"slices need different names (got {names})")
+        problems: list[tuple[tuple[str | int, ...], str]] = []  # places below the loop, so that each line is named
         columns = {"source"}.union(*(source.columns.attributes for source in self.data.sources))
-        missing = sorted({one.column for one in self.slices if one.column is not None} - columns)
-        if missing:
-            raise ValueError(
-                f"slices: no column {', '.join(missing)}; there are: {', '.join(sorted(columns))}. "
-                "Others are named in data.sources[].columns.attributes"
-            )
-        for number, case in enumerate(self.behaviour.cases, start=1):
+        for number, one in enumerate(self.slices):
+            if one.column is not None and one.column not in columns:
+                known_columns = f"there are: {', '.join(sorted(columns))}"
+                told = f"no column {one.column}; {known_columns}. Others are named in data.sources[].columns.attributes"
+                problems.append((("slices", number, "column"), told))
+        for number, case in enumerate(self.behaviour.cases):
             known = {*self.labels, "unknown"} if self.unknown and case.kind == "must" else {*self.labels}
             if case.label is not None and case.label not in known:
-                raise ValueError(f"behaviour: case {number}: label must be one of {sorted(known)} (got '{case.label}')")
+                told = f"must be one of {sorted(known)} (got '{case.label}')"
+                problems.append((("behaviour", "cases", number, "label"), told))
+        if problems:
+            message = "; ".join(f"{'.'.join(map(str, place))}: {told}" for place, told in problems)
+            raise PydanticCustomError("places", "{told}", {"told": message, "places": problems})
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from configs.sections import Name, Section, Share
 
@@ -20,7 +20,7 @@ class Lora(Section):
 class FewShot(Section):
     """Contrastive pairs before the head (SetFit; Tunstall et al. 2022, arXiv:2209.11055), for few rows per class."""
 
-    mode: Literal["auto", "always", "never"] = "auto"
+    mode: Literal["auto", "always", "never"] = "never"  # measured: no gain over plain training of enough epochs
     max_rows_per_class: Annotated[int, Field(ge=2, le=1000)] = 16  # auto: on while the median class has no more
     epochs: Annotated[float, Field(gt=0, le=100)] = 1  # passes over the pairs
     pairs_per_row: Annotated[int, Field(ge=1, le=100)] = 10  # as many of the same label as of another one
@@ -75,6 +75,7 @@ class Training(Section):
     dropout: Share = 0.0
     label_smoothing: Share = 0.0
     average_weights: Share = 0.0  # decay of an exponential moving average of the weights; 0: the last step's weights
+    soup: Annotated[int, Field(ge=1, le=20)] = 1  # runs from one start in other orders, averaged into one model
     freeze_embeddings: bool = True
     frozen_layers: Annotated[int, Field(ge=0, le=200)] = 0  # lowest encoder layers that keep their weights
     class_weights: Literal["none", "balanced"] = "none"
@@ -86,3 +87,9 @@ class Training(Section):
     seed: int = 13
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _soups_are_of_whole_models(self) -> "Training":
+        if self.soup > 1 and self.method != "full":
+            raise ValueError("soup above 1 needs method: full; adapters are not averaged")
+        return self

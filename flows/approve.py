@@ -36,7 +36,8 @@ def approve(
     asked = read_question(config, version)
     if answer is None and asked.version is not None:
         form = Approval.with_initial_data(description=asked.table)
-        given = suspend_flow_run(wait_for_input=form, timeout=asked.timeout_seconds, key="approval")
+        key = f"approval-{asked.version}"  # an answer is to the table that was shown: another version is asked anew
+        given = suspend_flow_run(wait_for_input=form, timeout=asked.timeout_seconds, key=key)
         answer, why, who = given.answer, given.why, given.who
     record: dict[str, Any] = settle_question(config, asked, answer, why, who)
     return record

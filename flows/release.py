@@ -33,5 +33,6 @@ def rollback(loop: str, to: str | None = None, why: str = "") -> dict[str, Any]:
         why: The reason, for the audit log and the alert.
     """
     config = find_loop(loop, Settings().loops_dir)
-    version = choose_rollback(config, to)
-    return asdict(release_version(config, version, name_of_asker(), why, action="rollback"))
+    target = choose_rollback(config, to)
+    outcome = release_version(config, target.version, name_of_asker(), why, action="rollback", judged=target.judged)
+    return asdict(outcome)

@@ -5,6 +5,7 @@ from typing import Any
 from prefect import flow
 from pydantic import BaseModel, Field
 
+from configs.edit import refuse_temporary
 from configs.load import find_loop_file
 from configs.settings import Settings
 from tasks.data import read_loop, take_snapshot
@@ -36,8 +37,11 @@ def tune(
     Args:
         loop: Name of the loop, a file of the loops folder without .yaml.
         changes: What this search does differently from the YAML.
-        write: Write the best recipe into the loop's file, if it is better than today's by more than noise.
+        write: Write the best recipe into the loop's file, if its gain is more than chance gives; not with training keys
+            among the changes, which are meant for one run.
     """
+    if write:
+        refuse_temporary(changes.set)
     settings = Settings()
     config = read_loop(loop, changes.as_settings())
     taken = take_snapshot(config, find_loop_file(loop, settings.loops_dir).parent, settings)

@@ -13,8 +13,8 @@ def upkeep() -> dict[str, int]:
     """Delete predictions, monitoring pages and checkpoints that are past their time, and end unanswered questions."""
     loops = load_all_loops(Settings().loops_dir)
     return {
+        "questions": sum(review_question(loop) for loop in loops),  # first: people wait for them, nobody for the rest
         "predictions": sum(purge_predictions(loop) for loop in loops),
         "reports": sum(delete_reports(loop) for loop in loops),
         "checkpoints": delete_checkpoints(),
-        "questions": sum(review_question(loop) for loop in loops),
     }

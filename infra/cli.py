@@ -213,7 +213,8 @@ def _plan_move(loop: str, version: str | None, as_json: bool, is_rollback: bool 
     settings = read_settings()
     config = find_loop(loop, settings.loops_dir)
     registry = open_registry(settings)
-    chosen = choose_rollback.fn(config, version) if is_rollback else registry.get(loop, version or "").version
+    target = choose_rollback.fn(config, version) if is_rollback else registry.get(loop, version or "")
+    chosen = target.version
     champion = registry.find(loop, "champion")
     record = {"loop": loop, "from": champion.version if champion else None, "to": chosen, "dry_run": True}
     output = Output(as_json)
@@ -222,7 +223,7 @@ def _plan_move(loop: str, version: str | None, as_json: bool, is_rollback: bool 
 
 
 def _finish_move(record: dict[str, Any]) -> None:
-    if record["status"] == "refused":
+    if record["status"] in ("refused", "outdated"):
         raise typer.Exit(REFUSED)
 
 

@@ -27,7 +27,7 @@ def approve(
     """Say yes (or --no) to a version that the gate lets through, where release.approval is required.
 
     Shows the gate's table. Exit code 3 when nothing is released after a yes: it came too late, the champion changed
-    meanwhile, or the service refused.
+    meanwhile, or the service refused. Exit code 2 when nobody was asked about the version.
 
         evertune approve product-sentiment --dry-run
 
@@ -43,6 +43,10 @@ def approve(
 
     output = Output(as_json)
     asked = look_at_question(config, version)
+    if asked.version is None and asked.has_ended:
+        output.say(f"nothing was released: {asked.table}")
+        output.finish({"loop": config.name, "version": version, "status": "ended", "reason": asked.table})
+        raise typer.Exit(REFUSED)
     if asked.version is None:
         raise DataError(f"{config.name}: {asked.table}")
     for line in [*asked.table.splitlines(), ""]:

@@ -14,6 +14,8 @@ from infra.output import JsonOption, Output
 if TYPE_CHECKING:
     import pandas as pd
 
+    from configs.settings import Settings
+
 SHOWN = 20  # rows in the terminal; page, csv and --json have them all
 
 
@@ -161,12 +163,44 @@ def erase(
     settings = read_settings()
     log, store = PredictionLog(open_database(settings.database)), SnapshotStore(settings.snapshots)
     found = log.find_ids(prediction_id=prediction, key_id=key, group=group)
-    # Snapshots first: should this stop half-way, the log still knows what is to be erased.
-    snapshots = {loop: store.erase_rows(loop, {f"feedback:{known}" for known in ids}) for loop, ids in found.items()}
-    if any(snapshots.values()):
-        erase_training_copies(settings.root)
+    only_group = group if prediction is None and key is None else None
+    only_row = {f"feedback:{prediction}"} if prediction is not None and key is None and group is None else set()
+    snapshots = {}
+    # Snapshots first: should this stop half-way, the log still knows what is to be erased. All loops' snapshots: they
+    # hold rows that the log is past keeping.
+    for loop in sorted({*found, *store.list_loops()}):
+        row_ids = only_row | {f"feedback:{known}" for known in found.get(loop, [])}
+        if gone := store.erase_rows(loop, row_ids, only_group):
+            snapshots[loop] = gone
+    if snapshots:
+        erase_training_copies(settings.root, settings.ray_storage)
     n_erased = log.erase(prediction_id=prediction, key_id=key, group=group)
     output = Output(as_json)
     n_snapshots = sum(len(gone) for gone in snapshots.values())
     output.say(f"{n_erased} predictions erased, and {n_snapshots} snapshots that held them as training rows")
-    output.finish({"predictions": n_erased, "snapshots": snapshots})
+    versions = _list_learnt(settings, snapshots, output)
+    output.finish({"predictions": n_erased, "snapshots": snapshots, "versions": versions})
+
+
+def _list_learnt(settings: "Settings", snapshots: dict[str, list[str]], output: Output) -> dict[str, list[str]] | None:
+    """Name the versions that learnt from erased snapshots; None when the registry does not answer."""
+    from tasks.core.errors import TransientError
+    from tasks.stores.model_registry import open_registry
+
+    if not snapshots:
+        return {}
+    try:
+        registry = open_registry(settings)
+        learnt = {
+            loop: [name for name, tags in registry.tags_by_version(loop).items() if tags.get("snapshot") in gone]
+            for loop, gone in snapshots.items()
+        }
+    except TransientError as error:
+        gone = ", ".join(sorted({fingerprint for one in snapshots.values() for fingerprint in one}))
+        output.say(f"which versions learnt from them is not known, {error}; their tag `snapshot` is one of {gone}")
+        return None
+    for loop, names in learnt.items():
+        if names:
+            told = f"{loop}: versions {', '.join(names)} were trained on erased rows"
+            output.say(f"{told}: retrain, then delete these versions in MLflow")
+    return {loop: names for loop, names in learnt.items() if names}

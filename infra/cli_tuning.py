@@ -35,17 +35,21 @@ def tune(
     """Search for a better recipe: keys and ranges stand under `tuning` in the loop's YAML, validation rows judge.
 
     The first trial is today's recipe. A search that was stopped or killed goes on with the same command; other data,
-    another recipe or space begin a new one. With --write, exit code 3 when the best is not better by more than noise.
+    another recipe or space begin a new one. With --write, exit code 3 when the best gains no more than one standard
+    error, or no more than the luckiest of so many equal recipes would (at `gate.confidence`).
 
         evertune tune product-sentiment --trials 30 --minutes 60
 
         evertune tune product-sentiment --set tuning.seeds=3 --write
     """
+    from configs.edit import refuse_temporary
     from configs.load import find_loop, find_loop_file
     from infra.preflight import read_settings
     from infra.records import describe_record, find_record
     from infra.running import run_flow
 
+    if write:
+        refuse_temporary(changes or [])
     settings = read_settings()
     budget = {"trials": trials, "minutes": minutes}
     named = [f"tuning.{name}={value}" for name, value in budget.items() if value is not None]

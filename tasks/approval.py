@@ -19,12 +19,13 @@ from configs.schema import Loop
 from configs.settings import Settings
 from tasks.alerts import Kind, emit
 from tasks.core.approval import Question, Ruling, describe_end, describe_question, find_question, judge_question
+from tasks.core.champions import find_last_champion
 from tasks.core.errors import DataError, TransientError
 from tasks.release import Judged, hold_lock, name_of_asker, release_version
 from tasks.retries import is_transient
 from tasks.stores.approval_runs import list_asking, start_asking, stop_asking
 from tasks.stores.database import open_database
-from tasks.stores.ledger import Action, Ledger
+from tasks.stores.ledger import Action, AuditRow, Ledger
 from tasks.stores.model_registry import ModelRegistry, ModelVersion, open_registry
 from tasks.stores.retrain_deployment import has_server
 
@@ -57,6 +58,7 @@ class OpenQuestion:
     table: str  # markdown; where none is open, how the last one ended
     problem: str = ""  # why it stands no more
     timeout_seconds: int = 0
+    has_ended: bool = False  # none is open now, but one was
 
 
 def ask_for_approval(config: Loop, version: ModelVersion, champion: str | None, reasons: list[str]) -> Asked:
@@ -69,10 +71,10 @@ def ask_for_approval(config: Loop, version: ModelVersion, champion: str | None, 
         ledger.append_audit(config.name, "ask", "retrain", "; ".join(reasons), champion, version.version, now)
         question = find_question(ledger.audit(config.name), config.release.approval_days)
     assert question is not None
-    registry.tag(version, {"approval": f"waits since {now:%Y-%m-%d %H:%M} UTC"})
+    _note(config.name, version.version, registry, f"waits since {now:%Y-%m-%d %H:%M} UTC")
     url = _start_asking(config.name, question, settings)
     command = f"evertune approve {config.name}"
-    body = _describe(config, question, registry, settings)
+    body = _try_to_describe(config, question, registry, settings)
     answer = f"Answer in Prefect's UI ({url}) or with `{command}`." if url else f"Answer with `{command}`."
     logger.warning("version %s of %s waits for approval. %s", version.version, config.name, answer)
     _tell("approval", config.name, version.version, "waits for your approval", f"{body}\n\n{answer}", url)
@@ -92,6 +94,17 @@ def find_open_question(config: Loop, registry: ModelRegistry) -> Question | None
         return _find_standing(config, registry)
 
 
+def look_after_question(config: Loop, registry: ModelRegistry) -> Question | None:
+    """Return the question that waits for a person, as `find_open_question` does, once a flow run asks it.
+
+    The run that asked it may never have been started: Prefect did not answer, or the retrain was killed before.
+    """
+    question = find_open_question(config, registry)
+    if question is not None:
+        _start_asking(config.name, question, Settings())
+    return question
+
+
 @task(task_run_name="read the question about {config.name}", **RETRIED)
 def read_question(config: Loop, version: str | None) -> OpenQuestion:
     """Return the open question of a loop, about a version if one is named, with the gate's table."""
@@ -108,7 +121,8 @@ def look_at_question(config: Loop, version: str | None) -> OpenQuestion:
     registry = open_registry(settings)
     question = find_question(Ledger(open_database(settings.database)).audit(config.name), config.release.approval_days)
     if question is None or version not in (None, question.version):
-        return OpenQuestion(None, _describe_end(config, version, settings))
+        has_ended = _find_end(config, version, settings) is not None
+        return OpenQuestion(None, _describe_end(config, version, settings), has_ended=has_ended)
     ruling = _judge(config, question, registry, now)
     table = "" if ruling.action == "withdraw" else _describe(config, question, registry, settings)
     left = question.closes_at + GRACE - now
@@ -132,7 +146,7 @@ def settle_question(
         with hold_lock(config.name, "approval", settings):
             question = _find_standing(config, registry)
             if question is None or question.version != asked.version:
-                reason = _describe_end(config, asked.version, settings)
+                status, reason = _repeat_end(config, asked.version, answer, approver)
             elif answer == "yes":
                 status, reason = _release(config, question, registry, approver, why)
             else:
@@ -147,11 +161,11 @@ def settle_question(
 def review_question(config: Loop) -> int:
     """End a question whose time is up or that stands no more, and flow runs that ask in vain; return how many runs."""
     settings = Settings()
-    question = find_open_question(config, open_registry(settings))
+    question = look_after_question(config, open_registry(settings))
     runs = list_asking(config.name, settings)
     in_vain = [run for run in runs if question is None or run.version not in (None, question.version)]
     for run in in_vain:
-        stop_asking(config.name, run.version, _describe_end(config, run.version, settings), settings)
+        stop_asking(config.name, [run.version], _describe_end(config, run.version, settings), settings)
     return len(in_vain)
 
 
@@ -162,11 +176,31 @@ def _release(config: Loop, question: Question, registry: ModelRegistry, approver
     if outcome.status == "outdated":
         _end(config, question, registry, "withdraw", "evertune", outcome.reason)
         return "withdrawn", f"{outcome.reason}; judge it again: evertune retrain {config.name}"
-    challenger = registry.find(config.name, "challenger")
-    if outcome.status in ("serving", "pending") and challenger is not None and challenger.version == version:
-        registry.delete_alias(config.name, "challenger")  # a challenger that won is none any more
+    if outcome.status in ("serving", "pending"):
+        forget_challenger(config.name, version, registry)
     _note(config.name, version, registry, f"yes of {approver}: {reasons}")
     return outcome.status, outcome.reason
+
+
+def _repeat_end(config: Loop, version: str, answer: str | None, approver: str) -> tuple[str, str]:
+    """Return what became of a version whose question has ended: a yes that is settled again was a success before."""
+    settings = Settings()
+    reason = _describe_end(config, version, settings)
+    champion = open_registry(settings).find(config.name, "champion")
+    is_released = champion is not None and champion.version == version == find_last_champion(_audit(config, settings))
+    if answer == "yes" and is_released:
+        return release_version.fn(config, version, approver, "approved", "promote", Judged(version)).status, reason
+    return "ended", reason
+
+
+def forget_challenger(loop: str, version: str, registry: ModelRegistry) -> None:
+    """Take the alias from a challenger that won; that it cannot be taken is told, and makes no failure of a success."""
+    try:
+        challenger = registry.find(loop, "challenger")
+        if challenger is not None and challenger.version == version:
+            registry.delete_alias(loop, "challenger")
+    except TransientError as error:
+        logger.warning("%s: version %s is still named challenger: %s", loop, version, error)
 
 
 def _turn_down(config: Loop, question: Question, registry: ModelRegistry, approver: str, why: str) -> tuple[str, str]:
@@ -230,8 +264,25 @@ def _describe(config: Loop, question: Question, registry: ModelRegistry, setting
     return describe_question(config.name, question, evidence, links)
 
 
+def _try_to_describe(config: Loop, question: Question, registry: ModelRegistry, settings: Settings) -> str:
+    """Return the gate's table, or that it cannot be read now: people are told of a version that waits all the same."""
+    try:
+        return _describe(config, question, registry, settings)
+    except (DataError, TransientError) as error:
+        logger.warning("%s", error)
+        return f"The gate's table cannot be shown: {error}"
+
+
+def _audit(config: Loop, settings: Settings) -> list[AuditRow]:
+    return Ledger(open_database(settings.database)).audit(config.name)
+
+
+def _find_end(config: Loop, version: str | None, settings: Settings) -> str | None:
+    return describe_end(_audit(config, settings), version)
+
+
 def _describe_end(config: Loop, version: str | None, settings: Settings) -> str:
-    ended = describe_end(Ledger(open_database(settings.database)).audit(config.name), version)
+    ended = _find_end(config, version, settings)
     name = f"version {version} of {config.name}" if version else f"no version of {config.name}"
     return ended or f"{name} {'does not wait' if version else 'waits'} for approval"
 
@@ -248,17 +299,17 @@ def _start_asking(loop: str, question: Question, settings: Settings) -> str | No
 def _stop_asking(loop: str, version: str, reason: str, settings: Settings) -> None:
     """End the runs that ask; one that stays finds its question answered, so it fails nothing here."""
     try:
-        stop_asking(loop, version, reason, settings)
+        stop_asking(loop, [version, None], reason, settings)  # None: that table was shown to people as well
     except TransientError as error:
         logger.warning("%s", error)
 
 
 def _note(loop: str, version: str, registry: ModelRegistry, text: str) -> None:
-    """Show in MLflow what became of a version; one that was deleted there has no page."""
+    """Show in MLflow what became of a version; that it cannot be shown, as one was deleted there, fails nothing."""
     try:
         registry.tag(registry.get(loop, version), {"approval": text[:4900]})
-    except DataError:
-        logger.warning("%s version %s is not in the registry", loop, version)
+    except (DataError, TransientError) as error:
+        logger.warning("%s version %s is not marked as '%s': %s", loop, version, text, error)
 
 
 def _tell(kind: Kind, loop: str, version: str, what: str, body: str, url: str | None) -> None:

@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 from configs.schema import Loop
 from configs.settings import Settings
 from tasks.alerts import emit
-from tasks.approval import Asked, ask_for_approval, withdraw_older_question
+from tasks.approval import Asked, ask_for_approval, forget_challenger, withdraw_older_question
 from tasks.core.metrics import Scores
 from tasks.core.model_card import list_cases, list_slices, summarise_cases, summarise_slices
 from tasks.data import SnapshotTaken
@@ -52,8 +52,8 @@ def promote_challenger(config: Loop, registered: Registered, evaluation: Evaluat
         withdraw_older_question(config, version)
         judged, why = Judged(evaluation.champion_version), "; ".join(decision.reasons)
         outcome = release_version.fn(config, version, who="retrain", why=why, action="promote", judged=judged)
-        if outcome.status in ("serving", "pending"):  # a challenger that won is none any more
-            open_registry(Settings()).delete_alias(config.name, "challenger")
+        if outcome.status in ("serving", "pending"):
+            forget_challenger(config.name, version, open_registry(Settings()))
         return Promotion(outcome.status, time.monotonic() - started)
     refusals = [reason for reason in decision.reasons if reason.startswith("refused")]
     ledger = Ledger(open_database(Settings().database))

@@ -83,6 +83,9 @@ def evaluate_challenger(config: Loop, snapshot: Snapshot, challenger: Challenger
         behaviour=count_by_kind(cases, config.behaviour),
         latency_ms=_measure_latency(predictor, texts[:LATENCY_TEXTS]),
         size_mb=sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) / 1e6,
+        untested=tuple(label for label in config.labels if label not in set(test["label"])),
+        unknown_share=float(answers.unknown.mean()) if predictor.manifest.min_closeness is not None else None,
+        max_refused_share=config.unknown.max_refused_share if config.unknown else None,
     )
     decision = decide_promotion(evidence, config.gate)
     temperature = predictor.manifest.temperature
@@ -102,7 +105,7 @@ def evaluate_challenger(config: Loop, snapshot: Snapshot, challenger: Challenger
         size_mb=evidence.size_mb,
         temperature=temperature,
         ece_before_temperature=expected_calibration_error(gold, uncalibrate(ours, temperature)),
-        unknown_share=float(answers.unknown.mean()) if predictor.manifest.min_closeness is not None else None,
+        unknown_share=evidence.unknown_share,
     )
     _write_evidence(config, challenger, test, answers, evaluation)
     _log_outcome(evaluation)

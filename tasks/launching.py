@@ -6,6 +6,7 @@ The same `fine_tune` runs in all cases; settings name the places (EVERTUNE_TRAIN
 import logging
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -77,7 +78,10 @@ def fine_tune_somewhere(
         logger.info("fine-tuning in %s processes of this machine", processes)
         run_with_torchrun(job, checkpoints, processes, on_progress)
     tuned = read_result(job)
-    clear_job(job)
+    if job.is_relative_to(folder):
+        clear_job(job)  # the rest goes with the run's own folder
+    else:
+        shutil.rmtree(job, ignore_errors=True)  # nobody else looks after it
     return tuned
 
 

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from configs.settings import RAY_LOCAL
 from tasks.core.errors import DataError, TransientError
 from tasks.core.trainer import Progress
@@ -87,19 +85,25 @@ def _relay_until_done(job: Path, workers: int, on_progress: Callable[[Progress],
 
 
 def _trainer(job: Path, workers: int) -> Any:
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     return TorchTrainer(
         _work,
         train_loop_config={"job": str(job.absolute())},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=torch.cuda.is_available()),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=_has_gpus(ray.cluster_resources())),
         run_config=RunConfig(
             name="ray",
             storage_path=str(job.absolute()),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
+
+
+def _has_gpus(resources: dict[str, float]) -> bool:
+    """Return whether the cluster trains on GPUs: the machine that asks need not have one."""
+    return resources.get("GPU", 0) > 0
 
 
 def _work(config: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """Shells of the register and promote stages: from files on disk to an MLflow version, and the verdict on it."""
 
+import hashlib
 import json
 import os
 import re
@@ -15,8 +16,9 @@ from prefect import get_run_logger, task
 
 from configs.schema import Loop
 from configs.settings import Settings
+from tasks.core.champions import NO_CHAMPION
 from tasks.core.model_card import cut_description, write_model_card
-from tasks.core.retrain_plan import gate_key
+from tasks.core.retrain_plan import code_version, gate_key, recipe_key
 from tasks.core.slices import SliceScores
 from tasks.evaluation import Evaluation
 from tasks.stores.model_registry import ModelVersion, open_registry
@@ -25,6 +27,7 @@ from tasks.training import Challenger
 
 LIBRARIES = ("torch", "transformers", "onnxruntime", "tokenizers", "mlflow", "great-expectations")
 METRICS_AT_ONCE = 500  # MLflow takes 1,000 in one request
+MAX_NAME = 200  # characters of a slice's name in a metric's
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,10 @@ def _final_metrics(evaluation: Evaluation, challenger: Challenger) -> dict[str, 
 
 
 def _slice_metrics(one: SliceScores) -> dict[str, float]:
-    """Return a slice's metrics under the slashes that MLflow's pages group by; a value may hold any character."""
+    """Return a slice's metrics under the slashes that MLflow's pages group by; a value may hold anything."""
     name = re.sub(r"[^\w\- ]", "_", one.name)
+    if len(name) > MAX_NAME:  # MLflow takes 250 characters; the hash keeps values of one beginning apart
+        name = f"{name[:MAX_NAME]}-{hashlib.sha256(one.name.encode()).hexdigest()[:8]}"
     found = {"n": float(one.n), "accuracy": one.accuracy, "macro_f1": one.macro_f1}
     if one.accuracy_ci is not None:
         found |= {"accuracy_low": one.accuracy_ci[0], "accuracy_high": one.accuracy_ci[1]}
@@ -123,19 +128,23 @@ def _slice_metrics(one: SliceScores) -> dict[str, float]:
 
 def _version_tags(config: Loop, challenger: Challenger, evaluation: Evaluation, snapshot: Snapshot) -> dict[str, str]:
     scores = evaluation.scores
+    origin = challenger.facts.get("started from version")
     return {
+        **({"started_from": origin} if origin else {}),
         "training_key": challenger.key,
         "labels": json.dumps(config.labels),
         "base_model": config.training.base_model,
         "pooling": config.training.pooling,
         "snapshot": snapshot.fingerprint,
+        "recipe_key": recipe_key(config.training, code_version(), config.unknown),
         "gate_key": gate_key(config),
         "gate": "promote" if evaluation.decision.promote else "refuse",
+        "gate_failed": " | ".join(rule.name for rule in evaluation.decision.rules if not rule.passed),
         "gate_reasons": " | ".join(evaluation.decision.reasons)[:4900],
         "test_accuracy": f"{scores.accuracy:.4f} [{scores.accuracy_ci[0]:.4f}, {scores.accuracy_ci[1]:.4f}]",
         "test_macro_f1": f"{scores.macro_f1:.4f}",
         "test_n": str(scores.n),
-        "champion_then": evaluation.champion_version or "none",
+        "champion_then": evaluation.champion_version or NO_CHAMPION,
     }
 
 

@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from configs.schema import Loop
 from configs.settings import Settings
 from tasks import alerts
-from tasks.core.champions import SERVICE, find_previous_champion
+from tasks.core.champions import SERVICE, find_last_champion, find_previous_champion
 from tasks.core.errors import DataError, TransientError
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Action, Ledger
@@ -44,9 +44,17 @@ class ReleaseOutcome:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a version was judged against: the champion of that time, or None before the first."""
+    """What a version was judged against, or a rollback leaves: the champion of that time, None before the first."""
 
     champion: str | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a rollback goes; `judged` is None where a person named the version, whatever serves."""
+
+    version: str
+    judged: Judged | None
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,8 @@ def release_version(
         champion = registry.find(config.name, "champion")
         previous = champion.version if champion else None
         if judged is not None and previous not in (judged.champion, version):
-            reason = f"it was judged against {_name(judged.champion)}, and now {_name(previous)} serves"
+            compared = "chosen to go back from" if action == "rollback" else "judged against"
+            reason = f"it was {compared} {_name(judged.champion)}, and now {_name(previous)} serves"
             return ReleaseOutcome("outdated", version, previous, reason, time.perf_counter() - started)
         move = Move(config.name, version, previous, who, why)
         answer = move.carry_out(registry, action, settings)
@@ -108,6 +117,7 @@ class Move:
         never name a version that the service is about to refuse.
         """
         if self.previous == self.version:
+            self._make_up_for_the_audit(action)
             return ask_service(self.loop, self.version, settings)
         answer = ask_service(self.loop, self.version, settings, check_only=True)
         if answer.status == "refused":
@@ -125,6 +135,12 @@ class Move:
         registry.set_alias(self.loop, "champion", self.version)
         self._audit(action, self.why, self.previous, self.version)
 
+    def _make_up_for_the_audit(self, action: Action) -> None:
+        """Write the row of a move whose alias was set and whose row was not: this is the retry, or a confirmation."""
+        last = find_last_champion(Ledger(open_database(Settings().database)).audit(self.loop))
+        if last != self.version:
+            self._audit(action, self.why, last, self.version)
+
     def take_back(self, registry: ModelRegistry, reason: str) -> None:
         """Point the alias to the old version again, or to none, and keep an audit row."""
         if self.previous is None:
@@ -141,7 +157,7 @@ class Move:
 
 
 @task(task_run_name="choose the rollback of {config.name}", persist_result=False, cache_policy=NO_CACHE)
-def choose_rollback(config: Loop, to: str | None) -> str:
+def choose_rollback(config: Loop, to: str | None) -> Target:
     """Return the version to go back to: the one asked for, or the champion before the current one.
 
     Raises DataError when there is no such version or no earlier champion.
@@ -149,7 +165,7 @@ def choose_rollback(config: Loop, to: str | None) -> str:
     settings = Settings()
     registry = open_registry(settings)
     if to is not None:
-        return registry.get(config.name, to).version
+        return Target(registry.get(config.name, to).version, None)
     champion = registry.find(config.name, "champion")
     if champion is None:
         raise DataError(f"{config.name} has no champion to go back from; train one: evertune retrain {config.name}")
@@ -161,7 +177,7 @@ def choose_rollback(config: Loop, to: str | None) -> str:
             f"{config.name}: version {champion.version} is the first champion, so there is none to go back to; "
             f"name one with --to (there are: {versions})"
         )
-    return previous
+    return Target(previous, Judged(champion.version))
 
 
 def ask_service(loop: str, version: str, settings: Settings, check_only: bool = False) -> Answer:

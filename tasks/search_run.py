@@ -118,9 +118,10 @@ class Search:
         return max(0.0, min(self._deadline - now, guess if guess is not None else float("inf")))
 
     def _wait(self, futures: list["Future[None]"], show: Callable[[Standing], None]) -> None:
-        while wait(futures, SECONDS_BETWEEN_LOOKS, FIRST_EXCEPTION).not_done:
-            failed = [future for future in futures if future.done() and future.exception()]
-            if failed:
+        running = set(futures)
+        while running:  # only those: beside one that failed, `wait` would return at once, again and again
+            done, running = wait(running, SECONDS_BETWEEN_LOOKS, FIRST_EXCEPTION)
+            if any(future.exception() for future in done):
                 self.stop("a trial could not be kept")
             show(self.standing())
         for future in futures:

@@ -12,6 +12,7 @@ import pandas as pd
 from configs.schema import Loop
 from configs.settings import Settings
 from tasks.core.base_models import resolve_base_model
+from tasks.core.retrain_plan import code_version
 from tasks.core.suspects_page import render_suspects_page
 from tasks.stores.snapshots import Snapshot, SnapshotStore
 
@@ -67,5 +68,5 @@ def _seek(config: Loop, train: pd.DataFrame) -> pd.DataFrame:
 def _recipe(config: Loop, mended: pd.DataFrame) -> str:
     """Return a hash of all that decides which rows are found in a snapshot."""
     training = config.training.model_dump(mode="json", exclude={"label_noise": {"suspect_weight"}, "replay": True})
-    parts = json.dumps([training, mended[["row_id", "label"]].to_numpy().tolist()], sort_keys=True)
+    parts = json.dumps([code_version(), training, mended[["row_id", "label"]].to_numpy().tolist()], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:16]

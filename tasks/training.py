@@ -8,20 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from filelock import FileLock, Timeout
 from prefect import get_run_logger, task
 
 from configs.schema import Loop
 from configs.settings import Settings
-from tasks.approval import find_open_question
+from tasks.approval import look_after_question
 from tasks.core.base_models import resolve_base_model
-from tasks.core.errors import DataError
+from tasks.core.errors import DataError, TransientError
 from tasks.core.retrain_plan import (
     check_labels,
     code_version,
     find_same_training,
     gate_key,
     list_trained,
+    recipe_key,
     training_key,
 )
 from tasks.stores.database import open_database
@@ -79,17 +81,19 @@ def plan_training(config: Loop, snapshot: Snapshot, force: bool) -> TrainingPlan
     tags = registry.tags_by_version(config.name)
     if champion is not None and "labels" in tags.get(champion.version, {}):
         check_labels(config.name, config.labels, json.loads(tags[champion.version]["labels"]))
-    start = find_start(config, champion, tags.get(champion.version, {}) if champion else {}, store)
+    start = find_start(config, snapshot, champion, tags, store)
     origin = start.version if start else None
     key = training_key(snapshot.fingerprint, config.training, code_version(), origin, config.unknown)
-    waiting = find_open_question(config, registry)
+    waiting = look_after_question(config, registry)
     entries = Ledger(open_database(settings.database)).audit(config.name)
     trained = list_trained(tags, entries, waiting.version if waiting else None)
     why_not = None
     if not force:
         same_as = find_same_training(key, gate_key(config), trained, champion.version if champion else None)
         why_not = f"data, training configuration and code are {same_as}" if same_as else None
-    if not force and start is not None and count_new_rows(config, snapshot, start, store) == 0:
+    recipe = recipe_key(config.training, code_version(), config.unknown)
+    knows_how = start is not None and tags[start.version].get("recipe_key") == recipe  # else all rows train again
+    if not force and start is not None and knows_how and count_new_rows(config, snapshot, start, store) == 0:
         why_not = f"the champion, version {start.version}, knows every training row, and training goes on from it"
     get_run_logger().info("training key %s: %s", key, why_not or "new")
     return TrainingPlan(key, why_not, start)
@@ -103,7 +107,8 @@ def fine_tune_challenger(config: Loop, snapshot: Snapshot, plan: TrainingPlan) -
     from tasks.launching import fine_tune_somewhere
 
     settings = Settings()
-    validation = SnapshotStore(settings.snapshots).read_split(snapshot, "validation")
+    store = SnapshotStore(settings.snapshots)
+    validation = store.read_split(snapshot, "validation")
     folder = settings.root / "checkpoints" / config.name / plan.key
     folder.mkdir(parents=True, exist_ok=True)
     registry = open_registry(settings)
@@ -135,7 +140,8 @@ def fine_tune_challenger(config: Loop, snapshot: Snapshot, plan: TrainingPlan) -
             gold,
             folder / "bundle",
             unknown=config.unknown,
-            train=material.train,
+            train=_read_scope(snapshot, store, settings) if config.unknown else None,
+            case_texts=list_case_texts(validation),
         )
         save_classifier(tuned.classifier, tuned.tokenizer, folder / "checkpoint")
     except BaseException:
@@ -161,6 +167,18 @@ def fine_tune_challenger(config: Loop, snapshot: Snapshot, plan: TrainingPlan) -
     return Challenger(run_id, plan.key, folder, seconds, facts)
 
 
+def list_case_texts(validation: pd.DataFrame) -> list[str]:
+    """Return the texts that may be stored in a version: none that a user sent, which may have to be erased."""
+    texts: list[str] = validation.loc[validation["source"] != "feedback", "text"].tolist()
+    return texts
+
+
+def _read_scope(snapshot: Snapshot, store: SnapshotStore, settings: Settings) -> pd.DataFrame:
+    """Return text and label of all training rows: what the model knows, whichever of them this run was given."""
+    file = store.open_split(snapshot, "train", settings.root / "cache" / "snapshots")
+    return pd.read_parquet(file, columns=["text", "label"])
+
+
 class _Reporter:
     """Shows training progress in the log, on the Prefect run page and as curves in MLflow."""
 
@@ -170,12 +188,13 @@ class _Reporter:
         self._logger = get_run_logger()
         self._progress = _ProgressArtifact("fine-tuning")
         self._last_report = 0.0
+        self._is_away = False  # the tracking server
 
     def __call__(self, progress: Any) -> None:
         """Report one step; between measurements at most every few seconds."""
         curves = {name: value for name, value in progress.metrics.items() if name in CURVES}
         if curves:
-            self._registry.log_metrics(self._run_id, curves, progress.step, int(time.time() * 1000))
+            self._log_curves(curves, progress.step)
         is_measurement = "eval_macro_f1" in curves
         now = time.monotonic()
         if not is_measurement and now - self._last_report < SECONDS_BETWEEN_REPORTS:
@@ -186,6 +205,17 @@ class _Reporter:
         left = f"{int(progress.seconds_left) // 60}:{int(progress.seconds_left) % 60:02d} left"
         self._logger.info("step %d/%d  %s  %s", progress.step, progress.num_steps, shown, left)
         self._progress.show(100 * progress.step / max(1, progress.num_steps))
+
+    def _log_curves(self, curves: dict[str, float], step: int) -> None:
+        """Log a point of each curve; one that is lost must not cost the training."""
+        try:
+            self._registry.log_metrics(self._run_id, curves, step, int(time.time() * 1000))
+        except TransientError as error:
+            if not self._is_away:
+                self._logger.warning("the curves lack what is measured from step %d on: %s", step, error)
+            self._is_away = True
+        else:
+            self._is_away = False
 
     def close(self) -> None:
         """Fill the progress bar: early stopping ends before the last step."""

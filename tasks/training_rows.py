@@ -1,6 +1,7 @@
 """Which rows a training run learns, with which weights, and from whose weights it starts."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from configs.schema import Loop
 from configs.settings import Settings
 from tasks.core.encoding import ROWS_IN_MEMORY
 from tasks.core.errors import DataError
-from tasks.core.replay import Mixture, mix_replay
+from tasks.core.replay import Mixture, count_learned, list_learned, mix_replay
 from tasks.stores.model_registry import ModelRegistry, ModelVersion
 from tasks.stores.snapshots import Snapshot, SnapshotStore
 from tasks.suspects import find_loop_suspects
@@ -35,34 +36,51 @@ class Material:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def find_start(config: Loop, champion: ModelVersion | None, tags: dict[str, str], store: SnapshotStore) -> Start | None:
+def find_start(
+    config: Loop,
+    snapshot: Snapshot,
+    champion: ModelVersion | None,
+    tags: Mapping[str, Mapping[str, str]],
+    store: SnapshotStore,
+) -> Start | None:
     """Return the champion to go on from, or None where the loop begins at its base model, or must: the log says why.
 
-    A champion whose snapshot is gone is not gone on from: what it learned may have been erased since.
+    `tags` are those of all versions. A champion that learned a snapshot which is gone is not gone on from: what it
+    learned may have been erased since. Nor is one that learned rows which are test rows today: they would judge a
+    challenger that knows them.
     """
     if config.training.origin == "base":
         return None
-    problem = _why_not_from(config, champion, tags, store)
+    problem = _why_not_from(config, snapshot, champion, tags, store)
     if problem is None:
         assert champion is not None
-        return Start(champion.version, tags["snapshot"])
+        return Start(champion.version, tags[champion.version]["snapshot"])
     get_run_logger().warning("training.from: %s; training begins at the base model, on all rows", problem)
     return None
 
 
 def _why_not_from(
-    config: Loop, champion: ModelVersion | None, tags: dict[str, str], store: SnapshotStore
+    config: Loop,
+    snapshot: Snapshot,
+    champion: ModelVersion | None,
+    all_tags: Mapping[str, Mapping[str, str]],
+    store: SnapshotStore,
 ) -> str | None:
     if champion is None:
         return "there is no champion yet"
+    tags = all_tags.get(champion.version, {})
     of, training = f"the champion, version {champion.version},", config.training
     if tags.get("base_model") != training.base_model:
         return f"{of} stands on {tags.get('base_model')}, the loop on {training.base_model}"
     if tags.get("pooling", training.pooling) != training.pooling:
         return f"{of} pools by {tags['pooling']}, the loop by {training.pooling}"
-    if store.find(config.name, tags.get("snapshot", "none")) is None:
+    learned = [store.find(config.name, fingerprint) for fingerprint in list_learned(champion.version, all_tags)]
+    found = [one for one in learned if one is not None]
+    if not found or len(found) < len(learned):
         return f"the snapshot that {of} learned is gone"
-    return None
+    test = store.read_split(snapshot, "test")
+    n_learned = count_learned(test, [store.read_split(one, "train") for one in found])
+    return f"{of} learned {n_learned} of today's {len(test)} test rows" if n_learned else None
 
 
 def count_new_rows(config: Loop, snapshot: Snapshot, start: Start, store: SnapshotStore) -> int:

@@ -79,7 +79,7 @@ def search_recipes(config: Loop, loop: str, changes: Sequence[str], snapshot: Sn
     """
     settings, log = Settings(), get_run_logger()
     registry = open_registry(settings)
-    start = _find_start(config, registry, settings)
+    start = _find_start(config, snapshot, registry, settings)
     bases = read_bases(config, loop, changes)
     tuning = config.tuning
     key = study_key(
@@ -128,12 +128,12 @@ def _log_beginning(log: Any, key: str, n_known: int, n_interrupted: int) -> None
         log.info("study %s is new; its first trial is today's recipe", key)
 
 
-def _find_start(config: Loop, registry: ModelRegistry, settings: Settings) -> Start | None:
+def _find_start(config: Loop, snapshot: Snapshot, registry: ModelRegistry, settings: Settings) -> Start | None:
     if config.training.origin != "champion":
         return None
     champion = registry.find(config.name, "champion")
-    tags = registry.tags_by_version(config.name).get(champion.version, {}) if champion else {}
-    return find_start(config, champion, tags, SnapshotStore(settings.snapshots))
+    tags = registry.tags_by_version(config.name)
+    return find_start(config, snapshot, champion, tags, SnapshotStore(settings.snapshots))
 
 
 def _write_rows(

@@ -27,7 +27,7 @@ from tasks.tuning import Searched, open_study, read_bases
 def conclude_search(config: Loop, loop: str, snapshot: Snapshot, searched: Searched, write: bool) -> dict[str, Any]:
     """Return what the search found, and keep it in MLflow and on the run page.
 
-    With `write`, the best recipe goes into the loop's file when it is better than today's by more than noise.
+    With `write`, the best recipe goes into the loop's file when its gain is more than chance would give.
     """
     settings, log = Settings(), get_run_logger()
     study = open_study(config, searched.study, settings)
@@ -37,7 +37,8 @@ def conclude_search(config: Loop, loop: str, snapshot: Snapshot, searched: Searc
     best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
     today = next((trial for trial in complete if trial.is_today), None)
     gain = _judge(config, snapshot, study, complete, today, best, settings)
-    choice = choose_recipe(best.number if best else None, today.number if today else None, gain, len(ended))
+    numbers = best.number if best else None, today.number if today else None
+    choice = choose_recipe(*numbers, gain, len(ended), config.gate.confidence)
     path = find_loop_file(loop, settings.loops_dir)
     before = read_text(path)
     changes = _file_changes(config, loop, best)

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from configs.schema import Loop
 from configs.settings import Settings
 from tasks.stores.database import open_database
 from tasks.stores.prediction_log import PredictionLog
+from tasks.stores.training_files import list_shared_runs
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_DAYS = 7  # a killed retrain that nobody continued for a week
@@ -39,15 +41,19 @@ def delete_reports(config: Loop) -> int:
 
 @task(task_run_name="delete old checkpoints", persist_result=False, cache_policy=NO_CACHE)
 def delete_checkpoints() -> int:
-    """Delete checkpoints of training runs that nobody continued; return how many folders went."""
-    loops = sorted((Settings().root / "checkpoints").glob("*"))
-    before = datetime.now(UTC) - timedelta(days=CHECKPOINT_DAYS)
-    return sum(delete_older(folder, before) for folder in loops if folder.is_dir())
+    """Delete checkpoints of training runs that nobody continued, a cluster's too; return how many folders went."""
+    settings = Settings()
+    runs = [*sorted((settings.root / "checkpoints").glob("*/*")), *list_shared_runs(settings.ray_storage)]
+    return _delete_old(runs, datetime.now(UTC) - timedelta(days=CHECKPOINT_DAYS))
 
 
 def delete_older(folder: Path, before: datetime) -> int:
     """Delete the entries of a folder in which nothing changed since a time; return how many."""
-    old = [entry for entry in sorted(folder.glob("*")) if _changed_at(entry) < before]
+    return _delete_old(sorted(folder.glob("*")), before)
+
+
+def _delete_old(entries: Sequence[Path], before: datetime) -> int:
+    old = [entry for entry in entries if _changed_at(entry) < before]
     for entry in old:
         if entry.is_dir():
             shutil.rmtree(entry)
@@ -58,5 +64,8 @@ def delete_older(folder: Path, before: datetime) -> int:
 
 
 def _changed_at(entry: Path) -> datetime:
-    newest = max(path.stat().st_mtime for path in (entry, *entry.rglob("*")))
+    try:
+        newest = max(path.lstat().st_mtime for path in (entry, *entry.rglob("*")))
+    except FileNotFoundError:  # a running retrain took it away: this folder changes at this moment
+        return datetime.now(UTC)
     return datetime.fromtimestamp(newest, UTC)

@@ -5,6 +5,7 @@ the same twenty people, are the other genre.
 """
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from configs.load import load_loop
+from configs.load import CASES, load_loop
 from configs.schema import PackageSource
 from tasks.stores.sources import load_rows
 
@@ -46,6 +47,7 @@ def prepare(template: Path, loops: Path, home: Path, fresh_tweets: int) -> Corpo
     loops.mkdir(parents=True, exist_ok=True)
     reviews[~withheld][["row_id", "rating", "text", "group"]].to_csv(loops / "reviews.csv", index=False)
     (loops / f"{LOOP}.yaml").write_text(_render(_adapt(document)), encoding="utf-8")
+    shutil.copyfile(template.with_name(template.stem + CASES), loops / f"{LOOP}{CASES}")
     tweets = tweets[~tweets["text"].duplicated(keep=False)].sample(frac=1.0, random_state=1)
     steady = reviews[withheld].sample(frac=1.0, random_state=1)
     return Corpora(steady, tweets.iloc[fresh_tweets:], tweets.iloc[:fresh_tweets])

@@ -15,7 +15,7 @@ from infra.serving.access import Access, Caller
 from infra.serving.metrics import Metrics
 from infra.serving.problems import ApiProblem
 from infra.serving.slots import Registry, Slot, follow_alias
-from tasks.core.champions import NO_MOVE
+from tasks.core.champions import find_last_champion
 from tasks.core.errors import TransientError
 from tasks.stores.api_keys import ApiKeys
 from tasks.stores.database import open_database
@@ -93,8 +93,7 @@ class Service:
         Our own moves set the alias first and write their row right after: only the second look writes one.
         """
         try:
-            moves = [row for row in await asyncio.to_thread(self.ledger.audit, loop) if row.action not in NO_MOVE]
-            last = moves[-1].to_version if moves else None
+            last = find_last_champion(await asyncio.to_thread(self.ledger.audit, loop))
             if last == champion:
                 return None
             if unexplained == champion:

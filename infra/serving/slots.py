@@ -107,8 +107,10 @@ class Slot:
         may_be_unknown = self.loop.unknown is not None or UNKNOWN in served
         return [*labels, UNKNOWN] if may_be_unknown and UNKNOWN not in labels else list(labels)
 
-    async def switch_to(self, version: "ModelVersion", registry: Registry) -> dict[str, float]:
-        """Load, check and serve a version; returns what the checks measured.
+    async def switch_to(
+        self, version: "ModelVersion", registry: Registry, if_champion: bool = False
+    ) -> dict[str, float]:
+        """Load, check and serve a version, or only if it is the champion still; returns what the checks measured.
 
         Raises VersionRefused when a check fails: the old version then serves on. Nobody waits for the load. The version
         that served before a restart has shown its latency: a start loads the machine, and a trial would mean nothing.
@@ -117,6 +119,8 @@ class Slot:
             if self.served is not None and self.served.version == version.version:
                 return {}
             predictor, checks = await self._prepare(version, registry)
+            if if_champion and await asyncio.to_thread(registry.find, self.loop.name, "champion") != version:
+                return {}  # released past it meanwhile: to serve it now would undo that until the next look
             self._ready = None
             previous = self.served
             self.served = Served(version.version, predictor, self._since(version.version))
@@ -283,7 +287,9 @@ async def follow_alias(slot: Slot, open_registry: Callable[[], Registry]) -> str
         if champion is not None and champion.version == slot.refused and slot.served is not None:
             return None  # told when it was refused
         if champion is not None:
-            await slot.switch_to(champion, registry)
+            await slot.switch_to(champion, registry, if_champion=True)
+            if slot.served is None or slot.served.version != champion.version:
+                return None
     except (DataError, TransientError) as error:
         await slot.recall(str(error))
         if slot.problem != str(error):

@@ -54,6 +54,11 @@ def resume_adapter(encoder: Any, training: Training) -> Any | None:
         return None
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_("lora_" in name)
+    for module in encoder.modules():
+        if hasattr(module, "lora_dropout"):
+            dropout = torch.nn.Dropout(lora.dropout) if lora.dropout else torch.nn.Identity()
+            module.lora_dropout["default"] = dropout
+    known.lora_dropout = lora.dropout
     return encoder
 
 

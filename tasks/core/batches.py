@@ -40,19 +40,30 @@ class LengthGroupedBatches(Sampler[list[int]]):
         self._epoch = 0
 
     def __len__(self) -> int:
-        return math.ceil(len(self._lengths) / self._batch_size)
+        return count_batches(len(self._lengths), self._batch_size, self._world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = order_rows(self._lengths, self._batch_size, self._seed + self._epoch)
-        starts = list(range(0, len(order), self._batch_size))
-        if len(order) - starts[-1] < self._world_size:
-            starts[-1] = len(order) - self._world_size  # the batch before lends rows: nobody waits for an empty share
-        for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
+        num_rows, num_batches = len(order), len(self)
+        # The last batches lend rows to those behind them, so that nobody waits for an empty share.
+        starts = [
+            min(number * self._batch_size, num_rows - (num_batches - number) * self._world_size)
+            for number in range(num_batches)
+        ]
+        for start, stop in zip(starts, [*starts[1:], num_rows], strict=True):
             yield order[start:stop][self._rank :: self._world_size].tolist()  # every share has long and short texts
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's order; accelerate calls this."""
         self._epoch = epoch
+
+
+def count_batches(num_rows: int, batch_size: int, world_size: int) -> int:
+    """Return how many batches an epoch has: as many as give every process a row of each.
+
+    One batch fewer than usual, the last one with the rest on top, where batches are too small to lend each other rows.
+    """
+    return min(math.ceil(num_rows / batch_size), max(1, num_rows // world_size))
 
 
 def order_rows(lengths: npt.NDArray[np.int32], batch_size: int, seed: int) -> npt.NDArray[np.int64]:

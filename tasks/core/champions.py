@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 NO_MOVE = frozenset({"refuse", "ask", "lapse", "withdraw"})  # actions that leave the champion where it was
+NO_CHAMPION = "none"  # what a version's tag `champion_then` says of the first
 SERVICE = "service"  # who refuses, in the audit log, where the prediction service said no
 
 
@@ -21,6 +22,11 @@ class Move(Protocol):
     @property
     def to_version(self) -> str | None:
         """The version that became champion."""
+
+
+def find_last_champion(moves: Iterable[Move]) -> str | None:
+    """Return the version that the last move went to, or None when nothing was ever moved, or to none."""
+    return next((move.to_version for move in reversed(list(moves)) if move.action not in NO_MOVE), None)
 
 
 def find_previous_champion(moves: Iterable[Move], current: str) -> str | None:

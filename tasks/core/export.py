@@ -17,8 +17,8 @@ import torch
 from configs.schema import Unknown
 from tasks.core.adapters import merged
 from tasks.core.classifier import Classifier
-from tasks.core.metrics import fit_temperature
 from tasks.core.predictor import BundleManifest, Case, Predictor, pad, write_cases, write_manifest
+from tasks.core.temperature import fit_temperature
 from tasks.core.unknown import Scope, fit_scope, fit_scope_limit
 
 logger = logging.getLogger(__name__)
@@ -57,12 +57,14 @@ def export_bundle(
     num_cases: int = 32,
     unknown: Unknown | None = None,
     train: pd.DataFrame | None = None,
+    case_texts: Sequence[str] | None = None,
 ) -> Predictor:
     """Write the bundle, its temperature fitted on the validation rows, and return it loaded.
 
     Where the loop asks for `unknown`, the scope is that of the rows `train` (text, label), and its limit is fitted on
     the validation rows.
-    `num_cases` validation texts are stored with their probabilities: whoever loads the bundle repeats them.
+    `num_cases` of `case_texts`, the validation texts by default, are stored with their probabilities: whoever loads the
+    bundle repeats them. Nothing erases them from it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     scope = None if unknown is None or train is None else _learn_scope(classifier, tokenizer, train)
@@ -90,7 +92,7 @@ def export_bundle(
             logger.info("unknown: texts less close than %.1f, as %d of %d validation rows are",
                         limit.min_closeness, limit.refused, limit.n)  # fmt: skip
         write_manifest(folder, replace(manifest, min_closeness=limit.min_closeness if limit else None))
-    texts = list(validation_texts[:num_cases])
+    texts = list((validation_texts if case_texts is None else case_texts)[:num_cases])
     answers = Predictor.load(folder).predict(texts).probabilities
     write_cases(folder, [Case(text, tuple(map(float, row))) for text, row in zip(texts, answers, strict=True)])
     return Predictor.load(folder)

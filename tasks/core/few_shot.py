@@ -35,10 +35,15 @@ SAVES = 4  # checkpoints of the stage: what a kill can cost
 HEAD_BATCH = 64
 
 
-def is_few_shot(labels: Sequence[int] | npt.NDArray[np.int64], few_shot: FewShot) -> bool:
-    """Say whether pairs come first: as the recipe says, or while the median class has few rows."""
+def is_few_shot(labels: Sequence[int] | npt.NDArray[np.int64], few_shot: FewShot, goes_on: bool = False) -> bool:
+    """Say whether pairs come first: as the recipe says, or while the median class has few rows.
+
+    `auto` leaves a run alone that goes on from a model: its new rows may be few, and pairs give the head anew.
+    """
     if few_shot.mode != "auto":
         return few_shot.mode == "always"
+    if goes_on:
+        return False
     _, counts = np.unique(np.asarray(labels), return_counts=True)
     return len(counts) > 1 and float(np.median(counts)) <= few_shot.max_rows_per_class
 

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from tasks.core.layers import freeze_lower_layers
 from tasks.core.optimizer import make_optimizer
 from tasks.core.precision import settle_precision
 from tasks.core.processes import rank, rank_zero_first
+from tasks.core.soup import average_members, find_member, keep_member, measure_macro_f1, tell_as_part
 from tasks.core.trainer import (
     Averaging,
     ClassifierTrainer,
@@ -92,6 +93,8 @@ def fine_tune(
     Either set may be a Parquet file, which is never in memory as a whole; large sets are kept encoded in `cache`.
     Where several processes call this, each gets the same model, and rank 0 alone writes and reports.
     """
+    if training.soup > 1:
+        return _cook(train, validation, labels, training, base_model, checkpoints, on_progress, start, cache)
     set_seed(training.seed)
     tokenizer = load_tokenizer(str(start / "encoder") if start else base_model)
     num_own = None  # augmentation puts its copies behind the rows themselves
@@ -111,7 +114,7 @@ def fine_tune(
     precision = settle_precision(classifier, trial, training.precision, checkpoints / "precision")
     resume = find_checkpoint(checkpoints)
     started = time.monotonic()
-    if resume is None and is_few_shot(encoded[0].labels[:num_own], training.few_shot):
+    if resume is None and is_few_shot(encoded[0].labels[:num_own], training.few_shot, goes_on=start is not None):
         logger.info("few rows per class: %d rows become pairs before the head learns", len(encoded[0]))
         set_seed(training.seed)
         draw_together(classifier, encoded[0], collator, training, precision, checkpoints / "pairs", on_progress)
@@ -132,6 +135,77 @@ def fine_tune(
         precision=precision,
         validation_macro_f1=float(trainer.state.best_metric or 0.0),
     )
+
+
+def _cook(
+    train: Rows,
+    validation: Rows,
+    labels: Sequence[str],
+    training: Training,
+    base_model: str,
+    checkpoints: Path,
+    on_progress: Callable[[Progress], None],
+    start: Path | None,
+    cache: Path | None,
+) -> FineTuned:
+    """Return the average of `training.soup` members; the best member where the average is worse than their mean."""
+    set_seed(training.seed)
+    tokenizer = load_tokenizer(str(start / "encoder") if start else base_model)
+    with rank_zero_first():
+        encoded = [encode_rows(rows, tokenizer, labels, training.max_tokens, cache) for rows in (train, validation)]
+        shared = checkpoints / "start"
+        if find_member(shared) is None:
+            has_rating_head = training.rating_weight > 0 and encoded[0].has_ratings
+            shape = ClassifierShape(tuple(labels), training.pooling, training.max_tokens, has_rating_head)
+            keep_member(_build(base_model, shape, training, start), tokenizer, {}, shared)
+    members = []
+    for number in range(training.soup):
+        own = training.model_copy(update={"soup": 1, "seed": training.seed + number})
+        tell = tell_as_part(on_progress, number, training.soup)
+        folder = checkpoints / f"member-{number}"
+        members.append(_member(train, validation, labels, own, base_model, folder, tell, shared, cache))
+    reached = [member.validation_macro_f1 for member in members]
+    best = members[int(np.argmax(reached))]
+    best_weights = {name: value.clone() for name, value in best.classifier.state_dict().items()}
+    soup = average_members([member.classifier for member in members])
+    score = measure_macro_f1(soup, encoded[1], Collator(tokenizer.pad_token_id or 0))
+    logger.info("average of %d runs: validation macro-F1 %.4f, theirs %s", len(members), score,
+                ", ".join(f"{value:.4f}" for value in reached))  # fmt: skip
+    if score < float(np.mean(reached)):  # the mean: the best of several is best by chance too
+        soup.load_state_dict(best_weights)
+        score = max(reached)
+    return replace(
+        best,
+        classifier=soup,
+        seconds=sum(member.seconds for member in members),
+        steps=sum(member.steps for member in members),
+        resumed_from=sum(member.resumed_from for member in members),
+        validation_macro_f1=score,
+    )
+
+
+def _member(
+    train: Rows,
+    validation: Rows,
+    labels: Sequence[str],
+    training: Training,
+    base_model: str,
+    folder: Path,
+    on_progress: Callable[[Progress], None],
+    start: Path,
+    cache: Path | None,
+) -> FineTuned:
+    """Return one member of a soup, trained now or by a run that was killed later."""
+    done = find_member(folder / "done")
+    if done is not None:
+        return FineTuned(classifier=done[0], tokenizer=load_tokenizer(str(start / "encoder")), **done[1])
+    member = fine_tune(train, validation, labels, training, base_model, folder, on_progress, start, cache)
+    member = replace(member, classifier=member.classifier.cpu())
+    facts = {name: value for name, value in vars(member).items() if name not in ("classifier", "tokenizer")}
+    with rank_zero_first():
+        if rank() == 0:
+            keep_member(member.classifier, member.tokenizer, facts, folder / "done")
+    return member
 
 
 def _make_trainer(
@@ -169,12 +243,14 @@ def _build(base_model: str, shape: ClassifierShape, training: Training, start: P
     encoder = known.encoder if known else load_encoder(base_model, quantization_config(training.lora))
     check_pooling(encoder.config, shape.pooling)
     base = None  # known where all that is trained is an adapter
-    if is_adapted(encoder):
-        resumed = resume_adapter(encoder, training)
-        encoder, base = (resumed, known.base) if known and resumed else (encoder.merge_and_unload(), None)
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = training.dropout
+    if is_adapted(encoder):
+        resumed = resume_adapter(encoder, training)
+        # What the adapter held back may learn again once it is part of the weights.
+        merged = encoder.merge_and_unload().requires_grad_(True) if resumed is None else None
+        encoder, base = (resumed, known.base) if known and resumed else (merged, None)
     if training.method == "lora" and not is_adapted(encoder):
         if known is None:
             base = _identify(encoder, base_model, training)
@@ -205,7 +281,14 @@ def _identify(encoder: Any, base_model: str, training: Training) -> BaseIdentity
 
 
 def _in_full_precision(classifier: Classifier, tokenizer: Any, training: Training, folder: Path) -> Classifier:
-    """Return the classifier to serve: its adapter on the base model's own weights, not on quantised ones."""
+    """Return the classifier to serve: its adapter on the base model's own weights, not on quantised ones.
+
+    An adapter on other weights than a base model's, such as an earlier version's, becomes part of them: it could not
+    be put back on them later.
+    """
+    if is_adapted(classifier.encoder) and classifier.base is None:
+        classifier.encoder = classifier.encoder.merge_and_unload()
+        return classifier.eval().float()
     if training.method == "lora" and training.lora.quantization != "none":
         save_classifier(classifier, tokenizer, folder)
         return load_classifier(folder)

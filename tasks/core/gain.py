@@ -28,10 +28,12 @@ class Gain:
     n_rows: int
     n_groups: int
 
-    @property
-    def is_real(self) -> bool:
-        """Say whether the gain is worth a change: more than one standard error (Breiman et al. 1984)."""
-        return self.gain > self.standard_error
+    def is_real(self, confidence: float) -> bool:
+        """Say whether the gain is worth a change: more than one standard error, and more than chance would give.
+
+        One standard error alone (Breiman et al. 1984) is passed by the luckiest of many equal recipes in most searches.
+        """
+        return self.gain > self.standard_error and self.chance <= 1 - confidence
 
 
 @dataclass(frozen=True)
@@ -42,24 +44,30 @@ class Choice:
     reason: str
 
 
-def choose_recipe(best: int | None, today: int | None, gain: Gain | None, num_trials: int) -> Choice:
+def choose_recipe(best: int | None, today: int | None, gain: Gain | None, num_trials: int, confidence: float) -> Choice:
     """Say whether the best trial should take the place of today's recipe.
 
-    `best` and `today` are numbers of complete trials, None where there is none.
+    `best` and `today` are numbers of complete trials, None where there is none; `confidence` is the gate's.
     """
     if best is None:
         return Choice(False, "no trial was finished")
-    if today is None or (gain is None and best != today):
-        return Choice(False, "today's recipe has no value, so nothing can be said of a gain")
+    if today is None:
+        why = "today's recipe has no value, so nothing can be said of a gain"
+        return Choice(False, f"{why}; a search with --trials {num_trials + 1} tries it again")
+    if gain is None and best != today:
+        return Choice(False, "the answers of today's recipe or the best are gone, so nothing can be said of a gain")
     if gain is None or best == today:
         return Choice(False, f"today's recipe is the best of {num_trials} trials")
     ahead = (
         f"trial {best} is {gain.gain:+.4f} macro-F1 from today's recipe on {gain.n_rows} validation rows "
         f"({gain.n_groups} groups), standard error {gain.standard_error:.4f}"
     )
-    luck = f"the best of {num_trials} recipes no better than today's would look as good in {gain.chance:.0%} of cases"
-    if gain.is_real:
-        return Choice(True, f"{ahead}: more than noise of one standard error; {luck}")
+    luck = (
+        f"the best of {num_trials} recipes no better than today's would look as good in {gain.chance:.1%} of cases "
+        f"({1 - confidence:.0%} allowed)"
+    )
+    if gain.is_real(confidence):
+        return Choice(True, f"{ahead}: more than one of them; {luck}")
     return Choice(False, f"{ahead}: within noise; {luck}")
 
 

@@ -11,12 +11,10 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.optimize import minimize_scalar
 from scipy.stats import norm, t
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-TEMPERATURE_BOUNDS = (float(np.log(0.5)), float(np.log(12)))  # rows without an error would have it run off to 0
 DRAWS_AT_ONCE = 2**23  # group weights held in memory while resampling
 ECE_RESAMPLES = 500  # every group's scores differ, so equal groups cannot be drawn together
 
@@ -39,21 +37,23 @@ class Scores:
 def score_predictions(
     gold: Ints, probabilities: npt.NDArray[np.floating], groups: Sequence[str], resamples: int = 2000, seed: int = 0
 ) -> Scores:
-    """Score probabilities [N, C] against gold class numbers [N]."""
+    """Score probabilities [N, C] against gold class numbers [N]; macro-F1 is over classes true or predicted."""
     codes, num_groups = number_groups(groups)
     num_classes = probabilities.shape[1]
-    counts = count_answers(gold, probabilities.argmax(1), codes, num_groups, num_classes)
+    predicted = probabilities.argmax(1)
+    counts = count_answers(gold, predicted, codes, num_groups, num_classes)
+    present = np.union1d(gold, predicted)
     f1 = f1_of_counts(np.asarray(counts.sum(1)), num_classes).ravel()
     sums_KR = resample_sums(counts, resamples, seed)
     f1_CR = f1_of_counts(sums_KR, num_classes)
     accuracy_R = accuracy_of_counts(sums_KR, num_classes)
     return Scores(
-        accuracy=float((probabilities.argmax(1) == gold).mean()),
-        macro_f1=float(f1.mean()),
+        accuracy=float((predicted == gold).mean()),
+        macro_f1=float(f1[present].mean()),
         ece=expected_calibration_error(gold, probabilities),
         n=len(gold),
         accuracy_ci=share_interval(accuracy_R, 0.95, num_groups),
-        macro_f1_ci=interval(f1_CR.mean(0), 0.95, num_groups),
+        macro_f1_ci=interval(f1_CR[present].mean(0), 0.95, num_groups),
         per_class_f1=tuple(map(float, f1)),
         ece_ci=_calibration_interval(gold, probabilities, codes, num_groups, min(resamples, ECE_RESAMPLES), seed),
         per_class_f1_ci=tuple(interval(values, 0.95, num_groups) for values in f1_CR),
@@ -148,13 +148,19 @@ def class_f1(counts: npt.NDArray[np.number]) -> Floats:
 
 
 def macro_f1(counts: npt.NDArray[np.number]) -> Floats:
-    """Return the unweighted mean of the classes' F1."""
-    mean: Floats = np.asarray(class_f1(counts).mean(-1))
+    """Return the mean F1 of the classes that are true or predicted, [...]: no row tells anything of the others."""
+    is_present = counts.sum(-1) + counts.sum(-2) > 0
+    mean: Floats = np.asarray(class_f1(counts).sum(-1) / np.maximum(is_present.sum(-1), 1))
     return mean
 
 
 def interval(values: npt.NDArray[np.floating], confidence: float, num_groups: int | None = None) -> tuple[float, float]:
-    """Return the two-sided percentile interval (Efron & Tibshirani 1993, chapter 13), expanded for few groups."""
+    """Return the two-sided percentile interval (Efron & Tibshirani 1993, chapter 13), expanded for few groups.
+
+    One group alone never varies, so it says nothing: a score between 0 and 1 may then be any of them.
+    """
+    if num_groups is not None and num_groups < 2:
+        return 0.0, 1.0
     share = expand((1 - confidence) / 2, num_groups)
     low, high = np.nanquantile(values, [share, 1 - share])
     return float(low), float(high)
@@ -238,16 +244,3 @@ def uncalibrate(probabilities: npt.NDArray[np.floating], temperature: float) -> 
     shifted = np.exp(scaled - scaled.max(1, keepdims=True))
     before: Floats = shifted / shifted.sum(1, keepdims=True)
     return before
-
-
-def fit_temperature(logits: npt.NDArray[np.floating], gold: Ints) -> float:
-    """Return the temperature that minimises the negative log-likelihood of held-out rows (Guo et al. 2017)."""
-    logits64 = logits.astype(np.float64)
-
-    def negative_log_likelihood(log_temperature: float) -> float:
-        scaled = logits64 / np.exp(log_temperature)
-        log_sums = np.logaddexp.reduce(scaled, axis=1)
-        return float((log_sums - scaled[np.arange(len(gold)), gold]).mean())
-
-    best = minimize_scalar(negative_log_likelihood, bounds=TEMPERATURE_BOUNDS, method="bounded")
-    return float(np.exp(best.x))

@@ -13,6 +13,7 @@ from tasks.core.slices import SliceScores
 Floats = npt.NDArray[np.floating]
 MAX_NUMBERED = 12  # classes whose counts still fit into the cells
 MAX_CURVES = 10  # classes of a precision-recall plot: those with the lowest average precision
+MAX_SHOWN = 30  # characters of a name
 
 
 def plot_confusion(gold: npt.NDArray[np.int64], probabilities: Floats, labels: Sequence[str], path: Path) -> None:
@@ -27,8 +28,9 @@ def plot_confusion(gold: npt.NDArray[np.int64], probabilities: Floats, labels: S
         axes.text(predicted, true, f"{count}\n{shares[true, predicted]:.0%}", ha="center", va="center", color=shade)
     axes.set(xlabel="predicted", ylabel="true", title=f"Confusion on {len(gold)} frozen test rows")
     small = {} if len(labels) <= MAX_NUMBERED else {"fontsize": 6}
-    axes.set_xticks(range(len(labels)), labels, rotation=0 if len(labels) <= 4 else 90, **small)
-    axes.set_yticks(range(len(labels)), labels, **small)
+    names = [_as_plain(label) for label in labels]
+    axes.set_xticks(range(len(names)), names, rotation=0 if len(labels) <= 4 else 90, **small)
+    axes.set_yticks(range(len(names)), names, **small)
     figure.savefig(path)
 
 
@@ -63,7 +65,7 @@ def plot_precision_recall(
     for place in np.argsort(areas)[:MAX_CURVES]:  # NaN, a class without rows, sorts last
         precision, recall = precision_recall(gold == place, probabilities[:, place])
         share = float((gold == place).mean())
-        name = f"{labels[place]}: AP {areas[place]:.3f}, share {share:.2f}"
+        name = f"{_as_plain(labels[place])}: AP {areas[place]:.3f}, share {share:.2f}"
         axes.step(np.append(0, recall), np.append(precision[:1], precision), where="pre", label=name)
     shown = f", the {MAX_CURVES} worst of {len(labels)}" if len(labels) > MAX_CURVES else ""
     title = f"Each class against the rest{shown}; mean AP {float(np.nanmean(areas)):.3f}"
@@ -88,10 +90,16 @@ def plot_slices(slices: Sequence[SliceScores], accuracy: float, path: Path) -> N
             axes.plot(one.champion_accuracy, place, "|", color="tab:red", markersize=14, markeredgewidth=2,
                       label="champion then" if place == 0 else None)  # fmt: skip
     axes.axvline(accuracy, color="grey", linestyle="--", label="all test rows")
-    axes.set_yticks(range(len(shown)), [f"{one.name} ({one.n})" for one in reversed(shown)])
+    axes.set_yticks(range(len(shown)), [f"{_as_plain(one.name)} ({one.n})" for one in reversed(shown)])
     axes.set(xlabel="accuracy, 95 % interval over groups", title="Slices (test rows)", ylim=(-0.6, len(shown) - 0.4))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(path)
+
+
+def _as_plain(name: str) -> str:
+    """Return a name, which may hold anything, as matplotlib shows it: dollars would begin a formula."""
+    shown = name if len(name) <= MAX_SHOWN else f"{name[: MAX_SHOWN - 1]}…"
+    return shown.replace("$", r"\$")
 
 
 def _figure(width: float = 5, height: float = 4.5) -> tuple[Any, Any]:

@@ -37,6 +37,13 @@ def agree(number: int) -> int:
     return int(shared.item())
 
 
+def add_up(number: int, device: torch.device) -> torch.Tensor:
+    """Return the sum of every process's number, without waiting for it on a GPU."""
+    total = torch.tensor(float(number), device=device)
+    distributed.all_reduce(total)
+    return total
+
+
 def is_lost_peer(error: Exception) -> bool:
     """Return whether an error only says that another process is gone: that one has the cause."""
     if world_size() == 1:

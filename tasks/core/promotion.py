@@ -59,6 +59,9 @@ class GateEvidence:
     behaviour: tuple[KindResult, ...] = ()
     latency_ms: float = 0.0  # median of single texts through the export
     size_mb: float = 0.0  # of the export
+    untested: tuple[str, ...] = ()  # labels without a test row
+    unknown_share: float | None = None  # of test rows answered `unknown`, all in scope; None: the export never says so
+    max_refused_share: float | None = None  # as the loop asks for `unknown`; None: it does not
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,14 @@ def decide_promotion(evidence: GateEvidence, gate: Gate) -> GateDecision:
     """Say whether the challenger takes the champion alias."""
     rules = (
         _judge_rows(evidence.scores, gate),
-        _judge_floor(evidence.scores, gate),
+        _judge_floor(evidence.scores, gate, evidence.untested),
         _judge_parity(evidence.parity, gate),
         _judge_loss(evidence.difference, gate),
         _judge_gain(evidence.difference, gate),
         _judge_newest(evidence.slices, gate),
         _judge_slices(evidence.slices, gate),
         _judge_calibration(evidence.scores, gate),
+        _judge_scope(evidence),
         _judge_behaviour(evidence.behaviour),
         _judge_limit(
             "latency", evidence.latency_ms, "ms median for a single text", "max_latency_ms", gate.max_latency_ms
@@ -116,11 +120,16 @@ def judge_slices(slices: Sequence[SliceScores], gate: Gate) -> list[SliceVerdict
     """Return the verdict on every slice, in order.
 
     A slice is lost when its measured loss exceeds `max_slice_loss` and the loss is beyond chance, corrected for the
-    number of slices (Holm). The newest slice must be shown not to lose more than that: its lower bound decides.
+    number of slices (Holm). The newest slice, from `min_newest_rows` on, must be shown not to lose more than that: its
+    lower bound decides. A smaller one could not show it even for an equally good model, and is judged by itself as any
+    other slice is.
     """
-    judged = [one for one in slices if _why_not_judged(one, gate) is None and not one.is_newest]
-    corrected = correct_for_many([one.difference.p_loss for one in judged if one.difference is not None])
-    p_values = {one.name: p_value for one, p_value in zip(judged, corrected, strict=True)}
+    p_values: dict[str, float] = {}
+    for is_newest in (False, True):  # two rules, so two families of tests
+        family = [one for one in slices if one.is_newest == is_newest and not _must_be_shown(one, gate)]
+        judged = [one for one in family if _why_not_judged(one, gate) is None]
+        corrected = correct_for_many([one.difference.p_loss for one in judged if one.difference is not None])
+        p_values |= {one.name: p_value for one, p_value in zip(judged, corrected, strict=True)}
     verdicts = []
     for one in slices:
         shown_only, p_value = _why_not_judged(one, gate), p_values.get(one.name)
@@ -132,6 +141,10 @@ def judge_slices(slices: Sequence[SliceScores], gate: Gate) -> list[SliceVerdict
             is_lost = one.difference.value < -gate.max_slice_loss and p_value <= 1 - gate.confidence
             verdicts.append(SliceVerdict(one.name, "lost" if is_lost else "kept", p_value))
     return verdicts
+
+
+def _must_be_shown(one: SliceScores, gate: Gate) -> bool:
+    return one.is_newest and one.n >= max(gate.min_newest_rows, gate.min_slice_rows)
 
 
 def _why_not_judged(one: SliceScores, gate: Gate) -> str | None:
@@ -147,10 +160,12 @@ def _judge_rows(challenger: Scores, gate: Gate) -> Rule:
     return Rule("test rows", passed, f"{challenger.n} rows, {gate.min_test_rows} needed")
 
 
-def _judge_floor(challenger: Scores, gate: Gate) -> Rule:
+def _judge_floor(challenger: Scores, gate: Gate, untested: Sequence[str]) -> Rule:
     passed = challenger.macro_f1 >= gate.min_macro_f1
     verb = "reaches" if passed else "is below"
-    return Rule("floor", passed, f"macro-F1 {challenger.macro_f1:.3f} {verb} the floor {gate.min_macro_f1:.3f}")
+    reason = f"macro-F1 {challenger.macro_f1:.3f} {verb} the floor {gate.min_macro_f1:.3f}"
+    named = ", ".join(untested[:MAX_NAMED]) + (f" and {len(untested) - MAX_NAMED} more" if untested[MAX_NAMED:] else "")
+    return Rule("floor", passed, f"{reason}; no test row is {named}" if untested else reason)
 
 
 def _judge_parity(parity: Parity, gate: Gate) -> Rule:
@@ -190,16 +205,22 @@ def _judge_newest(slices: Sequence[SliceScores], gate: Gate) -> Rule:
     newest = [one for one in slices if one.is_newest]
     if not newest:
         return Rule("newest rows", True, "not asked for (no slice has `newest`)")
-    outcomes = {verdict.name: verdict.outcome for verdict in judge_slices(newest, gate)}
+    verdicts = {verdict.name: verdict for verdict in judge_slices(newest, gate)}
+    outcomes = {name: verdict.outcome for name, verdict in verdicts.items()}
     told = []
     for one in newest:
         if outcomes[one.name] not in ("kept", "lost") or one.difference is None:
             told.append(f"{one.name}: not judged, {outcomes[one.name]} ({one.n} rows)")
             continue
-        told.append(
-            f"{one.name}: accuracy {one.difference.value:+.3f} on {one.n} rows, {gate.confidence:.0%} lower bound "
-            f"{one.difference.lower:+.3f}, {-gate.max_slice_loss:+.3f} allowed"
-        )
+        measured = f"{one.name}: accuracy {one.difference.value:+.3f} on {one.n} rows"
+        if _must_be_shown(one, gate):
+            bound = f"{gate.confidence:.0%} lower bound {one.difference.lower:+.3f}"
+            told.append(f"{measured}, {bound}, {-gate.max_slice_loss:+.3f} allowed")
+        else:
+            told.append(
+                f"{measured}, {-gate.max_slice_loss:+.3f} allowed beyond chance (p {verdicts[one.name].p_value:.3f}; "
+                f"from {gate.min_newest_rows} rows on the lower bound decides)"
+            )
     return Rule("newest rows", "lost" not in outcomes.values(), "; ".join(told))
 
 
@@ -235,6 +256,20 @@ def _judge_calibration(challenger: Scores, gate: Gate) -> Rule:
     if gate.max_ece is None:
         return Rule("calibration", True, f"not asked for (gate.max_ece); {shown}")
     return Rule("calibration", challenger.ece <= gate.max_ece, f"{shown}, {gate.max_ece:.3f} allowed")
+
+
+def _judge_scope(evidence: GateEvidence) -> Rule:
+    """Test rows are in scope: as few may be unknown as the limit was fitted for, and as many again by chance."""
+    share, asked = evidence.unknown_share, evidence.max_refused_share
+    if asked is None:
+        return Rule("in scope", True, "not asked for (unknown)")
+    if share is None:
+        return Rule("in scope", True, "validation rows are too few for a limit: no text is answered unknown")
+    reason = (
+        f"{share:.1%} of {evidence.scores.n} test rows, all in scope, are answered unknown, {2 * asked:.1%} allowed "
+        "(twice unknown.max_refused_share)"
+    )
+    return Rule("in scope", share <= 2 * asked, reason)
 
 
 def _judge_behaviour(behaviour: Sequence[KindResult]) -> Rule:

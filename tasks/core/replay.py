@@ -1,9 +1,12 @@
 """Which rows a model that goes on from the champion learns: those it does not know, and old ones against forgetting."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+
+from tasks.core.rows import normalise_text
 
 _SAME = ["row_id", "text", "label"]  # a row whose text or label was mended is new
 
@@ -29,6 +32,25 @@ def mix_replay(train: pd.DataFrame, known: pd.DataFrame, old_per_new: float, see
     chosen = _draw_groups(old, min(1.0, old_per_new * n_new / max(1, len(old))), seed)
     rows = train[~is_old | train["row_id"].isin(chosen)]
     return Mixture(rows, n_new, len(rows) - n_new)
+
+
+def list_learned(version: str, tags: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return the fingerprints of all snapshots that a version learned: its own, and those of whom it went on from."""
+    learned: dict[str, str] = {}  # by version; versions only ever go on from earlier ones
+    while version in tags and version not in learned:
+        learned[version] = tags[version].get("snapshot", "none")
+        version = tags[version].get("started_from", "")
+    return list(dict.fromkeys(learned.values()))
+
+
+def count_learned(test: pd.DataFrame, learned: Sequence[pd.DataFrame]) -> int:
+    """Return how many test rows, by their name or by their text, are among training rows of the past."""
+    texts = test["text"].map(normalise_text)
+    is_learned = np.zeros(len(test), dtype=bool)
+    for train in learned:
+        is_learned |= test["row_id"].isin(train["row_id"]).to_numpy()
+        is_learned |= texts.isin(set(train["text"].map(normalise_text))).to_numpy()
+    return int(is_learned.sum())
 
 
 def _keys(rows: pd.DataFrame) -> pd.Series:

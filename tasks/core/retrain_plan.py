@@ -8,10 +8,11 @@ from pathlib import Path
 
 from configs.schema import Loop, Training, Unknown
 from tasks.core.approval import Entry
-from tasks.core.champions import NO_MOVE, SERVICE
+from tasks.core.champions import NO_CHAMPION, NO_MOVE, SERVICE
 from tasks.core.errors import DataError
 
 CORE = Path(__file__).parent
+HEARINGS = 3  # of a model that the gate refuses for nothing but its latency, which may be the machine's fault
 SHAPES_THE_RESULT = (
     "adapters.py",
     "augmentation.py",
@@ -29,6 +30,8 @@ SHAPES_THE_RESULT = (
     "precision.py",
     "predictor.py",
     "replay.py",
+    "temperature.py",
+    "soup.py",
     "trainer.py",
     "unknown.py",
 )
@@ -54,9 +57,17 @@ def training_key(
     return hashlib.sha256(parts.encode()).hexdigest()[:24]
 
 
+def recipe_key(training: Training, code: str, unknown: Unknown | None) -> str:
+    """Return a hash of how rows become a model, wherever training starts and whichever rows it is given."""
+    recipe = training.model_dump(mode="json", exclude={"origin", "replay"})
+    limit = unknown.model_dump(mode="json") if unknown else None
+    return hashlib.sha256(json.dumps([recipe, code, limit], sort_keys=True).encode()).hexdigest()[:16]
+
+
 def gate_key(loop: Loop) -> str:
-    """Return a hash of all that the gate asks: a challenger that it refused deserves another hearing by another."""
+    """Return a hash of all that gate and service ask: what they refused deserves another hearing by others."""
     asked = [part.model_dump(mode="json") for part in (loop.gate, loop.behaviour, *loop.slices)]
+    asked.append(loop.release.model_dump(mode="json", exclude={"approval", "approval_days"}))
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -67,10 +78,11 @@ class TrainedVersion:
     version: str
     training_key: str
     gate_key: str
+    champion_then: str = NO_CHAMPION  # the version that it was judged against
     has_served: bool = False
     waits: bool = False  # for a person's answer
     ended: str = ""  # how it failed to become champion, to be read after "version N, "
-    ended_by_service: bool = False  # which no other gate would change
+    is_only_slow: bool = False  # refused by the gate for nothing but its latency
 
 
 def list_trained(
@@ -92,10 +104,11 @@ def list_trained(
                 version,
                 of.get("training_key", ""),
                 of.get("gate_key", ""),
+                of.get("champion_then", ""),
                 has_served=version in served,
                 waits=version == waiting,
                 ended="which this gate refused" if of.get("gate") == "refuse" else ended,
-                ended_by_service=entry is not None and entry.action == "refuse" and entry.who == SERVICE,
+                is_only_slow=of.get("gate") == "refuse" and of.get("gate_failed") == "latency",
             )
         )
     return trained
@@ -111,9 +124,10 @@ def find_same_training(key: str, gate: str, trained: Sequence[TrainedVersion], c
     """Return why training this key again gives nothing new, or None when a run is worth its cost.
 
     The same key gives the same model. It is nothing new if that model is champion, waits for approval, has served
-    before (a rollback must not be undone by the next night), or was refused, under this very gate, by the gate itself
-    or by a person, or under any gate by the service.
+    before (a rollback must not be undone by the next night), or was refused by gate, service or person under this very
+    gate and against this very champion. Latency alone refuses for good only after some hearings.
     """
+    num_slow = 0
     for known in trained:
         if known.training_key != key:
             continue
@@ -123,7 +137,10 @@ def find_same_training(key: str, gate: str, trained: Sequence[TrainedVersion], c
             return f"those of version {known.version}, which waits for approval"
         if known.has_served:
             return f"those of version {known.version}, which served before and was taken back"
-        if known.ended and (known.gate_key == gate or known.ended_by_service):
+        if not known.ended or known.gate_key != gate or known.champion_then != (champion or NO_CHAMPION):
+            continue
+        num_slow += known.is_only_slow
+        if not known.is_only_slow or num_slow == HEARINGS:
             return f"those of version {known.version}, {known.ended}"
     return None
 

@@ -21,10 +21,10 @@ from transformers.trainer_callback import EarlyStoppingCallback
 
 from configs.schema import Training
 from tasks.core.averaging import WeightAverage
-from tasks.core.batches import LengthGroupedBatches
+from tasks.core.batches import LengthGroupedBatches, count_batches
 from tasks.core.checkpoints import COMPLETE
 from tasks.core.metrics import confusion_matrix, macro_f1
-from tasks.core.processes import rank, wait_for_all, world_size
+from tasks.core.processes import add_up, rank, wait_for_all, world_size
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,14 @@ class ClassifierTrainer(Trainer):  # type: ignore[misc]  # transformers ships no
         super().__init__(*args, **kwargs)
         self._rows_per_batch = rows_per_batch  # over all processes
         self._average = average
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the loss; in training, such that the average over processes counts every row of a batch alike."""
+        found = super().compute_loss(model, inputs, *args, **kwargs)
+        if not model.training or world_size() == 1:
+            return found
+        num_rows = len(inputs["labels"])
+        return found * (num_rows * world_size() / add_up(num_rows, found.device))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Measure the average where there is one, else the weights."""
@@ -135,7 +143,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers ships no 
 
 def steps_per_epoch(training: Training, num_rows: int) -> int:
     """Return how often the weights change while every row is seen once."""
-    return math.ceil(math.ceil(num_rows / training.batch_size) / training.gradient_accumulation)
+    return math.ceil(count_batches(num_rows, training.batch_size, world_size()) / training.gradient_accumulation)
 
 
 def make_arguments(training: Training, checkpoints: Path, num_rows: int, precision: str) -> TrainingArguments:

@@ -1,5 +1,6 @@
 """The flow runs in which Prefect asks people about a version: started, found while they wait, ended."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -84,10 +85,13 @@ def _read(run: FlowRun, settings: Settings) -> AskingRun:
     return AskingRun(run.id, run.parameters.get("version"), page_of(run.id, settings), is_suspended, can_resume)
 
 
-def stop_asking(loop: str, version: str | None, reason: str, settings: Settings) -> None:
-    """End the suspended runs that ask about a version: it was answered elsewhere, or the question stands no more."""
+def stop_asking(loop: str, versions: Collection[str | None], reason: str, settings: Settings) -> None:
+    """End the suspended runs that ask about one of some versions (None: about whichever waits).
+
+    The question was answered elsewhere, or stands no more.
+    """
     for run in list_asking(loop, settings):
-        if run.version == version and run.is_suspended:
+        if run.version in versions and run.is_suspended:
             state: State[None] = Cancelled(message=reason)
             try:
                 with get_client(sync_client=True) as client:

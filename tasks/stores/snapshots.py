@@ -11,7 +11,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from tasks.core.validation_page import cross_table
 
 SNAPSHOT_FORMAT = 2  # raised when the same rows and config would give another snapshot
 MEND_COLUMNS = ["row_id", "text", "label"]
+KEPT_FETCHED = 4  # splits kept on this machine from a store elsewhere
 
 
 @dataclass(frozen=True)
@@ -119,21 +120,43 @@ class SnapshotStore:
         """
         name = f"{split}.parquet"
         place = f"{snapshot.loop}/{snapshot.fingerprint}/{name}"
-        path = Path(f"{self._root}/{place}") if self._is_local else cache / place
+        if self._is_local:
+            path = Path(f"{self._root}/{place}")
+            self._check(snapshot, name, _hash_file(path))
+            return path
+        path = cache / place
+        if path.is_file():
+            try:
+                self._check(snapshot, name, _hash_file(path))
+            except DataError:  # fetched from a snapshot that was made again since, or damaged here
+                path.unlink(missing_ok=True)
+            else:
+                path.touch()  # used now: the oldest go first
+                return path
+        self._fetch(place, path)
         try:
-            if not self._is_local and not path.is_file():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_name(f".{name}.{uuid4().hex}")
-                self._fs.get_file(f"{self._root}/{place}", str(partial))
-                partial.replace(path)
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            self._check(snapshot, name, _hash_file(path))
+        except DataError:
+            path.unlink(missing_ok=True)
+            raise
+        newest_first = sorted(cache.glob("*/*/*.parquet"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for old in newest_first[KEPT_FETCHED:]:
+            old.unlink(missing_ok=True)  # who still reads it keeps it until it closes
+        return path
+
+    def _fetch(self, place: str, path: Path) -> None:
+        """Copy a file of the store to this machine, if it is there."""
+        partial = path.with_name(f".{path.name}.{uuid4().hex}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fs.get_file(f"{self._root}/{place}", str(partial))
+            partial.replace(path)
         except FileNotFoundError:
-            found = None
+            return
         except OSError as error:
             raise TransientError(f"{self._url(place)} cannot be read: {error}") from error
-        self._check(snapshot, name, found)
-        return path
+        finally:
+            partial.unlink(missing_ok=True)
 
     def read_quarantine(self, snapshot: Snapshot) -> pd.DataFrame:
         """Return the rows set aside: row_id, reason, source, text, label."""
@@ -166,10 +189,19 @@ class SnapshotStore:
         return None if content is None else content.decode()
 
     def write_suspects(self, snapshot: Snapshot, suspects: pd.DataFrame, page: str, recipe: str) -> str:
-        """Keep which rows of a snapshot look wrongly labelled, and how they were found; return where the page is."""
+        """Keep which rows of a snapshot look wrongly labelled, and how they were found; return where the page is.
+
+        Raises DataError when the snapshot was erased meanwhile: its rows must not come back with the suspects.
+        """
         folder = f"{snapshot.loop}/{snapshot.fingerprint}"
+        self.read_manifest(snapshot)
         files = {"suspects.parquet": _parquet(suspects), "suspects.html": page.encode()}
         self._write_folder(folder, files, "suspects.json", {"recipe": recipe, "rows": len(suspects)})
+        try:
+            self.read_manifest(snapshot)
+        except DataError:  # erased while we wrote, which made the folder again
+            self._delete_folder(folder)
+            raise
         return self._url(f"{folder}/suspects.html")
 
     def read_suspects(self, snapshot: Snapshot, recipe: str | None = None) -> pd.DataFrame | None:
@@ -192,31 +224,49 @@ class SnapshotStore:
         """Keep mended rows; they take effect in the next snapshot."""
         self._write(f"{loop}/mended.parquet", _parquet(mended[MEND_COLUMNS]))
 
-    def erase_rows(self, loop: str, row_ids: Collection[str]) -> list[str]:
+    def list_loops(self) -> list[str]:
+        """Return the loops that have rows here."""
+        return sorted({path.split("/")[-3] for path in self._glob("*/*/*.parquet")})
+
+    def erase_rows(self, loop: str, row_ids: Collection[str], group: str | None = None) -> list[str]:
         """Delete every snapshot, refused set and mended row that holds one of the rows; return the fingerprints gone.
 
-        A snapshot is never rewritten, so it goes whole; the next retrain takes one without these rows.
+        With `group`, rows that came back as feedback and belong to it are among the rows, also those that the
+        prediction log keeps no more. A snapshot is never rewritten, so it goes whole; the next retrain takes one
+        without these rows. Folders without a record, of a write that was cut short, go like any other.
         """
-        records = [*self._records(loop, "manifest.json"), *self._records(loop, "refused.json")]
-        gone = sorted(
-            {record["fingerprint"] for record in records if self._holds(loop, record["fingerprint"], row_ids)}
-        )
+        wanted, fingerprints = set(row_ids), sorted({path.split("/")[-2] for path in self._glob(f"{loop}/*/*.parquet")})
+        if group is not None:
+            for fingerprint in fingerprints:
+                wanted |= self._feedback_of(loop, fingerprint, group)
+        gone = [fingerprint for fingerprint in fingerprints if self._holds(loop, fingerprint, wanted)]
         for fingerprint in gone:
-            try:
-                self._fs.rm(f"{self._root}/{loop}/{fingerprint}", recursive=True)
-            except OSError as error:
-                raise TransientError(f"{self._url(f'{loop}/{fingerprint}')} cannot be deleted: {error}") from error
+            self._delete_folder(f"{loop}/{fingerprint}")
         mended = self.read_mended(loop)
-        if mended["row_id"].isin(list(row_ids)).any():
-            self.write_mended(loop, mended[~mended["row_id"].isin(list(row_ids))])
+        if mended["row_id"].isin(list(wanted)).any():
+            self.write_mended(loop, mended[~mended["row_id"].isin(list(wanted))])
         return gone
 
     def _holds(self, loop: str, fingerprint: str, row_ids: Collection[str]) -> bool:
-        contents = (self._read(f"{loop}/{fingerprint}/{name}.parquet") for name in (*SPLITS, "quarantine"))
-        frames = (
-            pd.read_parquet(io.BytesIO(content), columns=["row_id"]) for content in contents if content is not None
-        )
+        frames = self._read_columns(loop, fingerprint, (*SPLITS, "quarantine", "suspects"), ["row_id"])
         return any(frame["row_id"].isin(list(row_ids)).any() for frame in frames)
+
+    def _feedback_of(self, loop: str, fingerprint: str, group: str) -> set[str]:
+        frames = self._read_columns(loop, fingerprint, SPLITS, ["row_id", "source", "group"])
+        chosen = (frame[(frame["source"] == "feedback") & (frame["group"] == group)] for frame in frames)
+        return {row_id for frame in chosen for row_id in frame["row_id"]}
+
+    def _read_columns(
+        self, loop: str, fingerprint: str, names: Sequence[str], columns: list[str]
+    ) -> Iterator[pd.DataFrame]:
+        contents = (self._read(f"{loop}/{fingerprint}/{name}.parquet") for name in names)
+        return (pd.read_parquet(io.BytesIO(content), columns=columns) for content in contents if content is not None)
+
+    def _delete_folder(self, folder: str) -> None:
+        try:
+            self._fs.rm(f"{self._root}/{folder}", recursive=True)
+        except OSError as error:
+            raise TransientError(f"{self._url(folder)} cannot be deleted: {error}") from error
 
     def _read_frame(self, snapshot: Snapshot, name: str) -> pd.DataFrame:
         content = self._read(f"{snapshot.loop}/{snapshot.fingerprint}/{name}")
@@ -230,15 +280,23 @@ class SnapshotStore:
                 f"{snapshot.url}/{name} {state}. Delete the snapshot's folder; the next retrain makes it again"
             )
 
-    def _records(self, loop: str, name: str) -> list[dict[str, Any]]:
+    def _glob(self, pattern: str) -> list[str]:
         try:
             self._fs.invalidate_cache()
-            paths = sorted(self._fs.glob(f"{self._root}/{loop}/*/{name}"))
+            return [str(path) for path in self._fs.glob(f"{self._root}/{pattern}")]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise TransientError(f"{self._url(pattern)} cannot be listed: {error}") from error
+
+    def _records(self, loop: str, name: str) -> list[dict[str, Any]]:
+        paths = sorted(self._glob(f"{loop}/*/{name}"))
+        try:
             return [json.loads(self._fs.cat_file(path)) for path in paths]
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise TransientError(f"snapshots under {self._url(loop)} cannot be listed: {error}") from error
+            raise TransientError(f"snapshots under {self._url(loop)} cannot be read: {error}") from error
 
     def _snapshot(self, manifest: dict[str, Any]) -> Snapshot:
         loop, fingerprint = manifest["loop"], manifest["fingerprint"]
@@ -273,6 +331,17 @@ class SnapshotStore:
                 self._fs.pipe_file(full, content)
         except OSError as error:
             raise TransientError(f"{self._url(path)} cannot be written: {error}") from error
+
+
+def _hash_file(path: Path) -> str | None:
+    """Return a file's SHA-256, or None where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise TransientError(f"{path} cannot be read: {error}") from error
 
 
 def _write_local(path: Path, content: bytes) -> None:

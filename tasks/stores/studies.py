@@ -78,8 +78,11 @@ class Study:
     def redo_interrupted(self) -> list[Trial]:
         """Queue again what was running when a search was killed or stopped; return those trials.
 
-        One that was killed too often is failed: it may be what kills the machine.
+        One that was killed too often is failed: it may be what kills the machine. Today's recipe is queued again where
+        it failed in an earlier search: without its value no gain can be judged.
         """
+        if not any(trial.is_today and trial.state in ("complete", "running", "waiting") for trial in self.trials()):
+            self._study.enqueue_trial(self._fixed, user_attrs={"today": True})
         left = [trial for trial in self._study.get_trials() if trial.state == TrialState.RUNNING]
         for trial in left:
             attempts = int(trial.user_attrs.get("attempts", 1))

@@ -28,9 +28,9 @@ from configs.settings import Settings
 from tasks.core.base_models import resolve_base_model
 from tasks.core.export import checkpoint_logits, sentence_vectors
 from tasks.core.fine_tuning import fine_tune
-from tasks.core.metrics import fit_temperature
 from tasks.core.predictor import softmax
 from tasks.core.screening import screen
+from tasks.core.temperature import fit_temperature
 from tasks.core.unknown import fit_scope, fit_scope_limit
 from tasks.stores.sources import load_rows
 

@@ -1,6 +1,8 @@
 """Adapters: small artefacts that become whole again on their base, and causal language models behind the same door."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +98,36 @@ def test_training_that_goes_on_from_an_adapter_keeps_it_or_folds_it_in(tmp_path:
         assert (tmp_path / f"saved-{name}" / "encoder" / "base.json").is_file() is is_small
         again = load_classifier(tmp_path / f"saved-{name}")
         assert np.abs(checkpoint_logits(again, tuned.tokenizer, TEXTS) - logits).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "before", [{"method": "full"}, {"lora": {"rank": 4}}, {"lora": {"dora": True, "rank": 2}}], ids=str
+)
+def test_an_adapter_on_learned_weights_is_kept_as_part_of_them(tmp_path: Path, before: dict[str, Any]) -> None:
+    """The weights below it are no base model's: put on the base model again, it would lose what they learned."""
+    base = write_tiny_base(tmp_path / "base")
+    first = train(base, tmp_path / "first", **before)
+    save_classifier(first.classifier, first.tokenizer, tmp_path / "start")
+    tuned = train(base, tmp_path / "on", tmp_path / "start", lora={"rank": 2}, max_steps=2)
+    shutil.rmtree(tmp_path / "start")
+    save_classifier(tuned.classifier, tuned.tokenizer, tmp_path / "saved")
+    logits = checkpoint_logits(tuned.classifier, tuned.tokenizer, TEXTS)
+    again = load_classifier(tmp_path / "saved")
+    assert np.abs(checkpoint_logits(again, tuned.tokenizer, TEXTS) - logits).max() < 1e-4
+    served = export(tuned, tmp_path / "bundle")
+    assert np.abs(softmax(logits / served.manifest.temperature) - served.predict(TEXTS).probabilities).max() < 1e-4
+
+
+def test_a_resumed_adapter_has_the_dropout_asked_for_and_merged_weights_learn_again(tmp_path: Path) -> None:
+    base = write_tiny_base(tmp_path / "base")
+    first = train(base, tmp_path / "first", max_steps=1)
+    save_classifier(first.classifier, first.tokenizer, tmp_path / "start")
+    tuned = train(base, tmp_path / "on", tmp_path / "start", lora={"dropout": 0.25}, max_steps=1)
+    assert tuned.classifier.encoder.peft_config["default"].lora_dropout == 0.25
+    layers = [module for module in tuned.classifier.encoder.modules() if hasattr(module, "lora_dropout")]
+    assert {layer.lora_dropout["default"].p for layer in layers} == {0.25}
+    full = train(base, tmp_path / "full", tmp_path / "start", method="full", max_steps=1)
+    assert any(parameter.requires_grad for parameter in full.classifier.encoder.parameters())
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))

@@ -41,4 +41,4 @@ def test_every_deployments_failure_is_heard_by_each_loop_that_it_serves() -> Non
         wanted = related.root if hasattr(related, "root") else related
         tag = wanted["prefect.resource.id"].removeprefix("prefect.tag.")
         heard = {plan.flow.name for plan in plans if tag in plan.tags}
-        assert heard == {"retrain", "monitor", "release", "rollback", "score", "upkeep"}
+        assert heard == {"retrain", "tune", "monitor", "release", "rollback", "score", "upkeep"}

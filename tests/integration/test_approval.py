@@ -12,9 +12,18 @@ import pytest
 from configs.load import find_loop
 from configs.schema import Loop
 from configs.settings import Settings
+from flows.approve import Approval, approve
 from infra.cli import main
 from infra.status import describe_status, read_status
-from tasks.approval import ask_for_approval, find_open_question, read_question, review_question, settle_question
+from tasks.approval import (
+    ask_for_approval,
+    find_open_question,
+    look_after_question,
+    read_question,
+    review_question,
+    settle_question,
+)
+from tasks.core.errors import TransientError
 from tasks.release import release_version
 from tasks.stores.database import open_database
 from tasks.stores.ledger import AuditRow, Ledger
@@ -192,6 +201,86 @@ def test_what_the_service_refuses_stays_a_challenger(
     assert find_open_question(toy, registry) is None
 
 
+class Suspended(Exception):
+    """What ends a process whose flow run waits."""
+
+
+def test_a_yes_to_one_table_does_not_release_the_next_version(
+    settings: Settings, registry: ModelRegistry, service: AdminStub, toy: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run for whichever version waits goes on after Resume from its beginning, as Prefect's do, a pause key once."""
+    shown: dict[str, str] = {}
+
+    def suspend(wait_for_input: Any, timeout: int, key: str) -> Approval:
+        if key not in shown:
+            shown[key] = wait_for_input._description
+            raise Suspended
+        return Approval(answer="yes", why="", who="ann")
+
+    for name, called in (("suspend_flow_run", suspend), ("read_question", read_question.fn)):
+        monkeypatch.setattr(f"flows.approve.{name}", called)
+    monkeypatch.setattr("flows.approve.settle_question", settle_question.fn)
+    ask(toy, registry, "2")
+    with pytest.raises(Suspended):
+        approve.fn("toy")
+    ask(toy, registry, "3")
+    with pytest.raises(Suspended):
+        approve.fn("toy")
+    assert alias(registry, "champion") == "1"
+    assert [("version 2" in table, "version 3" in table) for table in shown.values()] == [(True, False), (False, True)]
+    record = approve.fn("toy")
+    assert (record["status"], record["version"]) == ("serving", "3")
+
+
+def unreachable(*_arguments: object) -> None:
+    raise TransientError("MLflow does not answer")
+
+
+def test_people_are_told_although_mlflow_does_not_answer(
+    settings: Settings,
+    registry: ModelRegistry,
+    toy: Loop,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with monkeypatch.context() as broken:
+        for part in ("tag", "fetch_reference"):
+            broken.setattr(ModelRegistry, part, unreachable)
+        ask(toy, registry)
+    assert "toy: version 2 waits for your approval" in caplog.text
+    started = []
+    monkeypatch.setattr("tasks.approval.start_asking", lambda *what: started.append(what[:3]))
+    (asked,) = audit(settings)
+    key = f"approve-toy-{asked.at.isoformat()}"
+    review_question.fn(toy)
+    look_after_question(toy, registry)
+    assert started == [("toy", "2", key)] * 2  # which Prefect starts once
+    settle(toy, "no")
+    review_question.fn(toy)
+    assert len(started) == 2
+
+
+@pytest.mark.usefixtures("service")
+def test_a_yes_is_a_success_although_what_follows_the_move_fails(
+    settings: Settings, registry: ModelRegistry, toy: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(toy, registry)
+    asked = read_question.fn(toy, None)
+    with monkeypatch.context() as broken:
+        for part in ("delete_alias", "tag"):
+            broken.setattr(ModelRegistry, part, unreachable)
+        assert settle_question.fn(toy, asked, "yes", "", "ann")["status"] == "serving"
+    assert alias(registry, "champion") == "2"
+    again = settle_question.fn(toy, asked, "yes", "", "ann")  # the process died right after the move
+    assert again["status"] == "serving"
+    assert again["reason"].startswith("version 2 was released by approver ann on ")
+    assert [row.action for row in audit(settings)] == ["ask", "promote"]
+    assert settle_question.fn(toy, asked, "no", "", "ann")["status"] == "ended"
+    release_version.fn(toy, "1", "ann", "worse after all", "rollback")
+    assert settle_question.fn(toy, asked, "yes", "", "ann")["status"] == "ended"
+    assert alias(registry, "champion") == "1"
+
+
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     monkeypatch.setattr(sys, "argv", ["evertune", *words])
     with pytest.raises(SystemExit) as ended:
@@ -224,3 +313,9 @@ def test_the_command_shows_the_table_and_tells_what_cannot_be_answered(
     assert run(monkeypatch, "approve", "toy", "--dry-run") == 0
     assert "would count for nothing: it was judged against version 1, and now version 3" in capsys.readouterr().out
     assert [row.action for row in audit(settings)] == ["ask", "release"]
+    find_open_question(toy, registry)
+    assert run(monkeypatch, "approve", "toy", "--version", "2", "--json") == 3  # asked, and too late
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["status"] == "ended"
+    assert "nothing was released: version 2 was withdrawn by evertune on " in shown.err
+    assert run(monkeypatch, "approve", "toy", "--version", "3") == 2

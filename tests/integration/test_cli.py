@@ -3,8 +3,10 @@
 import json
 import stat
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from configs.load import find_loop
@@ -12,6 +14,11 @@ from infra.cli import main
 from infra.credentials import ensure_first_key, ensure_operator_token, make_home, open_private, read_first_key
 from infra.preflight import find_label_problems, find_package_problems, read_settings
 from infra.running import _raise_for
+from tasks.core.screening import screen
+from tasks.stores.model_registry import open_registry
+from tasks.stores.snapshots import SnapshotStore
+from tasks.stores.sources import load_rows
+from tasks.training import list_case_texts
 from tests.support.ports import free_port
 from tests.support.tiny_bundle import write_tiny_bundle
 from tests.support.toy_loop import write_toy_loop
@@ -50,6 +57,11 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
             "training.epochz: unknown key; accepted here: ",
         ),
         (["retrain", "toy", "--set", "epochs"], 2, "--set epochs: expected key=value"),
+        (
+            ["tune", "toy", "--set", "tuning.seeds=2", "--set", "training.epochs=1", "--write"],
+            2,
+            "--write with --set training.epochs=1: what --set changes is meant for one run",
+        ),
         (["monitor", "nope"], 2, "no loop 'nope'"),
         (["score", "nope", "x.csv"], 2, "no loop 'nope'"),
         (["predict", "nope", "text"], 2, "no loop 'nope'"),
@@ -161,7 +173,8 @@ def test_down_and_status_without_a_stack(monkeypatch: pytest.MonkeyPatch, capsys
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (found["running"], found["phase"]) == (False, "stopped")
     assert [server["name"] for server in found["servers"]] == ["mlflow", "prefect", "service", "worker"]
-    assert found["loops"] == [{"name": "toy", "champion": None, "last_retrain": None, "last_verdict": None}]
+    unknown = dict.fromkeys(("champion", "waiting", "last_retrain", "last_verdict"))
+    assert found["loops"] == [{"name": "toy", **unknown}]
 
 
 def test_keys_from_making_to_revoking(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,3 +237,37 @@ def test_installed_packages_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     missing, wrong = find_package_problems()
     assert missing == "package nosuchthing>=1 is not installed; run: make setup"
     assert wrong.endswith("but numpy<1 is needed; run: make setup")
+
+
+def test_erasing_reaches_rows_that_the_log_is_past_keeping_and_names_who_learnt_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, loop = read_settings(), find_loop("toy", tmp_path / "loops")
+    rows = load_rows(loop, tmp_path / "loops", settings.root)
+    rows.loc[rows.index[:2], "source"] = "feedback"
+    rows.loc[rows.index[0], ["row_id", "group"]] = ["feedback:known-1", "user-17"]
+    rows.loc[rows.index[1], ["row_id", "group"]] = ["feedback:known-2", "user-18"]
+    found, store = screen(rows, loop.data, loop.labels), SnapshotStore(settings.snapshots)
+    registry = open_registry(settings)
+    for part in ("checkpoint", "evidence"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "x.json").write_text("{}", encoding="utf-8")
+    write_tiny_bundle(tmp_path / "bundle", labels=list(loop.labels))
+    run_id = registry.start_run("toy", "toy run", {}, {})
+    parts = {part: tmp_path / part for part in ("bundle", "checkpoint", "evidence")}
+    registry.register("toy", run_id, parts, loop.labels, "# a card", {"snapshot": "00112233445566aa"})
+    for words in (["--group", "user-17"], ["--prediction", "known-2"]):
+        snapshot = store.write(loop, "00112233445566aa", found, "<p>page</p>", datetime(2026, 5, 4, tzinfo=UTC))
+        capsys.readouterr()
+        assert run(monkeypatch, "erase", *words, "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["snapshots"] == {"toy": ["00112233445566aa"]}
+        assert told["versions"] == {"toy": ["1"]}
+        assert store.find("toy", snapshot.fingerprint) is None
+    assert run(monkeypatch, "erase", "--group", "user-17") == 0
+    assert "0 predictions erased, and 0 snapshots" in capsys.readouterr().out
+
+
+def test_no_text_that_came_back_as_feedback_is_stored_in_a_version() -> None:
+    validation = pd.DataFrame({"text": ["ours", "theirs"], "source": ["reviews", "feedback"]})
+    assert list_case_texts(validation) == ["ours"]

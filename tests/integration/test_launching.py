@@ -12,21 +12,31 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import pytest
+import torch
 
 from configs.schema import Training
 from configs.settings import Settings
-from tasks.core.classifier import load_classifier
+from tasks.core.classifier import Classifier, ClassifierShape, load_classifier, load_encoder, load_tokenizer
+from tasks.core.encoding import Collator, encode_rows
 from tasks.core.errors import DataError
 from tasks.core.export import checkpoint_logits
 from tasks.core.fine_tuning import FineTuned, fine_tune
-from tasks.core.trainer import Progress
+from tasks.core.trainer import ClassifierTrainer, Progress, make_arguments
 from tasks.launching import fine_tune_somewhere
+from tasks.ray_training import _has_gpus
 from tests.support.tiny_base import make_rows, write_tiny_base
 
 LABELS = ["negative", "positive"]
 TRAIN, VALIDATION, TEST = make_rows(240, seed=1), make_rows(60, seed=2), make_rows(90, seed=3)
-TRAINING = Training(base_model="unused", epochs=2, learning_rate=3e-3, head_learning_rate=1e-2, precision="fp32")
-STEPS = 30
+TRAINING = Training(
+    base_model="unused",
+    epochs=2,
+    batch_size=15,  # two processes have 8 and 7 rows of it, which must count alike
+    learning_rate=3e-3,
+    head_learning_rate=1e-2,
+    precision="fp32",
+)
+STEPS = 32
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +125,41 @@ def test_ray_that_is_not_installed_is_named(
         fine_tune_somewhere(home, tmp_path / "run", TRAIN, VALIDATION, LABELS, TRAINING, str(base), lambda _: None)
 
 
+def test_a_cluster_decides_about_gpus_not_the_machine_that_asks() -> None:
+    assert _has_gpus({"CPU": 8.0, "GPU": 2.0})
+    assert not _has_gpus({"CPU": 8.0})
+
+
+@pytest.mark.parametrize("sizes", [(8, 7), (3, 1)])
+def test_rows_count_alike_however_unevenly_processes_share_them(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int]
+) -> None:
+    """What DDP averages over the processes is the loss of the whole batch."""
+    tokenizer = load_tokenizer(str(base))
+    rows = encode_rows(TRAIN.head(sum(sizes)), tokenizer, LABELS, 32)
+    torch.manual_seed(0)
+    classifier = Classifier(load_encoder(str(base)), ClassifierShape(tuple(LABELS), "mean", 32, False))
+    collate = Collator(0)
+    trainer = ClassifierTrainer(
+        model=classifier,
+        args=make_arguments(TRAINING, tmp_path, 15, "fp32"),
+        eval_dataset=rows,
+        data_collator=collate,
+        rows_per_batch=15,
+    )
+    for module in classifier.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    classifier.train()
+    with torch.no_grad():
+        whole = trainer.compute_loss(classifier, collate([rows[row] for row in range(len(rows))]))
+        monkeypatch.setattr("tasks.core.trainer.world_size", lambda: 2)
+        monkeypatch.setattr("tasks.core.trainer.add_up", lambda number, device: torch.tensor(float(sum(sizes))))
+        shares = [range(sizes[0]), range(sizes[0], len(rows))]
+        losses = [trainer.compute_loss(classifier, collate([rows[row] for row in share])) for share in shares]
+    assert float(sum(losses) / 2) == pytest.approx(float(whole), abs=1e-6)
+
+
 RAY_RUN = """
 import json, os, signal, sys
 from pathlib import Path
@@ -136,6 +181,7 @@ def watch(progress):
 
 settings = Settings(home=home, training_processes=2, ray_address="local", ray_storage=home / "shared")
 tuned = fine_tune_somewhere(settings, home / "loop" / "run", TRAIN, VALIDATION, LABELS, TRAINING, base, watch)
+assert not (home / "shared" / "loop" / "run").exists()  # nobody else would delete the rows in it
 save_classifier(tuned.classifier, tuned.tokenizer, home / "result")
 numbers = {"steps": tuned.steps, "resumed_from": tuned.resumed_from, "f1": tuned.validation_macro_f1}
 (home / "numbers.json").write_text(json.dumps(numbers | {"killed": killed}))

@@ -9,6 +9,8 @@ import pytest
 from configs.settings import Settings
 from tasks.core.errors import DataError, TransientError
 from tasks.core.predictor import Predictor
+from tasks.core.slices import SliceScores
+from tasks.registry import _slice_metrics
 from tasks.stores.model_registry import ModelRegistry, ModelVersion, open_registry
 from tests.support.ports import free_port
 from tests.support.tiny_bundle import write_tiny_bundle
@@ -70,6 +72,16 @@ def test_a_version_carries_what_serves_judges_and_explains_it(
     assert described["tags"]["training_key"] == "k"
     assert described["metrics"]["loss"] == 0.5
     assert described["description"] == "# a card"
+
+
+def test_a_slice_of_any_value_has_metrics_that_mlflow_takes(registry: ModelRegistry) -> None:
+    values = ["a/../b", "$5\n=10%", "ü 漢 .", "", "x" * 5000 + "1", "x" * 5000 + "2"]
+    slices = [SliceScores(f"price={value}", "", False, "", 9, 9, accuracy=0.5) for value in values]
+    metrics = {name: value for one in slices for name, value in _slice_metrics(one).items()}
+    assert len(metrics) == 2 * len(values)
+    run_id = registry.start_run("toy", "slices", {}, {})
+    registry.log_metrics(run_id, metrics, 0, 1_700_000_000_000)
+    assert mlflow.MlflowClient(registry._uri).get_run(run_id).data.metrics == metrics
 
 
 def test_plain_mlflow_loads_it_without_a_pickle(

@@ -12,7 +12,7 @@ import torch
 
 from configs.schema import Training
 from tasks.core.averaging import AVERAGE, WeightAverage
-from tasks.core.classifier import Classifier, ClassifierShape, load_encoder, save_classifier
+from tasks.core.classifier import Classifier, ClassifierShape, load_classifier, load_encoder, save_classifier
 from tasks.core.compiling import compiled, should_compile
 from tasks.core.export import checkpoint_logits
 from tasks.core.few_shot import DRAWN_TOGETHER
@@ -128,7 +128,10 @@ def test_patience_left_survives_a_kill(base: Path, tmp_path: Path) -> None:
 
 
 FEW = pd.concat([rows.head(16) for _, rows in make_rows(80, seed=7).groupby("label")], ignore_index=True)
-PAIRS: dict[str, Any] = {"few_shot": {"learning_rate": 3e-3, "batch_size": 16, "epochs": 5}, "epochs": 2}
+PAIRS: dict[str, Any] = {
+    "few_shot": {"mode": "auto", "learning_rate": 3e-3, "batch_size": 16, "epochs": 5},
+    "epochs": 2,
+}
 
 
 def test_few_rows_go_through_pairs_first_and_a_kill_there_costs_nothing(base: Path, tmp_path: Path) -> None:
@@ -149,14 +152,22 @@ def test_few_rows_go_through_pairs_first_and_a_kill_there_costs_nothing(base: Pa
 
 
 def test_copies_do_not_make_few_rows_many(base: Path, tmp_path: Path) -> None:
-    recipe: dict[str, Any] = {"few_shot": {"epochs": 0.1}, "augmentation": {"copies": 2}, "max_steps": 1}
+    recipe: dict[str, Any] = {
+        "few_shot": {"mode": "auto", "epochs": 0.1},
+        "augmentation": {"copies": 2},
+        "max_steps": 1,
+    }
     train(base, tmp_path / "run", rows=FEW, **recipe)
     assert (tmp_path / "run" / "pairs" / DRAWN_TOGETHER).is_file()
 
 
-def test_many_rows_need_no_pairs(base: Path, tmp_path: Path) -> None:
-    train(base, tmp_path / "run", epochs=1)
+def test_many_rows_and_runs_that_go_on_need_no_pairs(base: Path, tmp_path: Path) -> None:
+    auto: dict[str, Any] = {"few_shot": {"mode": "auto"}, "epochs": 1}
+    first = train(base, tmp_path / "run", **auto)
     assert not (tmp_path / "run" / "pairs").exists()
+    save_classifier(first.classifier, first.tokenizer, tmp_path / "saved")
+    train(base, tmp_path / "on", rows=FEW, start=tmp_path / "saved", **auto)
+    assert not (tmp_path / "on" / "pairs").exists(), "few new rows would give the champion's head anew"
 
 
 def test_a_run_goes_on_from_a_saved_classifier(base: Path, tmp_path: Path) -> None:
@@ -283,3 +294,34 @@ def test_a_run_that_goes_on_keeps_the_arithmetic_it_began_with(base: Path, tmp_p
     assert settle_precision(classifier, batch, "bf16", note) == "bf16"
     assert settle_precision(classifier, batch, "auto", note) == "bf16"
     assert settle_precision(classifier, batch, "fp32", note) == "fp32"
+
+
+SOUP: dict[str, Any] = {"soup": 2, "epochs": 3, "evaluations_per_epoch": 1}
+
+
+def test_a_soup_is_the_mean_of_its_members_and_goes_on_after_a_kill(base: Path, tmp_path: Path) -> None:
+    steps = settings(**SOUP).epochs * 8  # 120 rows in batches of 16
+    with pytest.raises(Killed):
+        train(base, tmp_path / "killed", die_at(int(1.5 * steps)), **SOUP)
+    first = tmp_path / "killed" / "member-0" / "done" / "member.json"
+    written = first.stat().st_mtime_ns
+    seen: list[Progress] = []
+    soup = train(base, tmp_path / "killed", seen.append, **SOUP)
+    assert first.stat().st_mtime_ns == written
+    assert (seen[-1].step, seen[-1].num_steps) == (2 * steps, 2 * steps)
+    members = [load_classifier(tmp_path / "killed" / f"member-{number}" / "done") for number in (0, 1)]
+    means = (members[0].head.weight + members[1].head.weight) / 2
+    assert not torch.allclose(members[0].head.weight, members[1].head.weight)
+    assert torch.allclose(soup.classifier.head.weight, means, atol=1e-6)
+    whole = train(base, tmp_path / "whole", **SOUP)
+    assert np.abs(logits_of(soup) - logits_of(whole)).max() < 1e-4
+
+
+def test_a_soup_worse_than_its_members_is_not_served(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.core.fine_tuning.measure_macro_f1", lambda *_: 0.0)
+    tuned = train(base, tmp_path / "run", **SOUP)
+    members = [load_classifier(tmp_path / "run" / f"member-{number}" / "done") for number in (0, 1)]
+    assert any(torch.allclose(tuned.classifier.head.weight, member.head.weight, atol=1e-6) for member in members)
+    assert tuned.validation_macro_f1 > 0.0

@@ -4,12 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 from configs.load import find_loop
 from configs.schema import Loop
 from configs.settings import Settings
-from tasks.core.errors import DataError
-from tasks.release import Judged, choose_rollback, read_answer, release_version
+from flows.release import rollback
+from infra.cli import _finish_move
+from tasks.core.errors import DataError, TransientError
+from tasks.release import Judged, Target, choose_rollback, read_answer, release_version
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger
 from tasks.stores.model_registry import ModelRegistry, open_registry
@@ -23,10 +26,10 @@ LABELS = ["negative", "positive"]
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose registry holds versions 1 and 2 of the toy loop."""
+    """A home whose registry holds versions 1, 2 and 3 of the toy loop."""
     home = tmp_path_factory.mktemp("store")
     registry = open_registry(Settings(home=home, mlflow_port=free_port()))
-    for number in ("1", "2"):
+    for number in ("1", "2", "3"):
         assert register_tiny_version(registry, home / "made" / number, "toy", LABELS) == number
     return home
 
@@ -166,6 +169,51 @@ def test_releasing_the_champion_again_is_no_move(settings: Settings, registry: M
     assert champion_of(registry) == "1"
 
 
+@pytest.mark.usefixtures("service")
+def test_a_move_without_its_audit_row_gets_it_when_it_is_tried_again(
+    settings: Settings, registry: ModelRegistry, toy: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release_version.fn(toy, "1", "ann", "first")
+    with monkeypatch.context() as broken:
+        broken.setattr(Ledger, "append_audit", unreachable)
+        with pytest.raises(TransientError):
+            release_version.fn(toy, "2", "ann", "better", action="promote")
+    assert champion_of(registry) == "2"
+    for _ in range(2):
+        assert release_version.fn(toy, "2", "ann", "better", action="promote").status == "serving"
+    assert moves(settings) == [("release", None, "1"), ("promote", "1", "2")]
+
+
+def unreachable(*_arguments: object) -> None:
+    raise TransientError("the database does not answer")
+
+
+@pytest.mark.usefixtures("service")
+def test_a_rollback_moves_nothing_when_another_version_was_promoted_meanwhile(
+    settings: Settings, registry: ModelRegistry, toy: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("1", "2"):
+        release_version.fn(toy, version, "ann", "")
+
+    def choose_and_be_overtaken(config: Loop, to: str | None) -> Target:
+        target = choose_rollback.fn(config, to)
+        release_version.fn(config, "3", "retrain", "better", action="promote")
+        return target
+
+    monkeypatch.setattr("flows.release.find_loop", lambda _name, _folder: toy)
+    monkeypatch.setattr("flows.release.choose_rollback", choose_and_be_overtaken)
+    monkeypatch.setattr("flows.release.release_version", release_version.fn)
+    outcome = rollback.fn("toy")
+    assert outcome["status"] == "outdated"
+    assert outcome["reason"] == "it was chosen to go back from version 2, and now version 3 serves"
+    assert (champion_of(registry), moves(settings)[-1]) == ("3", ("promote", "2", "3"))
+    with pytest.raises(typer.Exit) as ended:
+        _finish_move(outcome)
+    assert ended.value.exit_code == 3
+    release_version.fn(toy, "2", "ann", "")
+    assert rollback.fn("toy", to="1")["status"] == "serving"  # a person named it, whatever serves
+
+
 def test_an_unknown_version_changes_nothing(settings: Settings, registry: ModelRegistry, toy: Loop) -> None:
     with pytest.raises(DataError, match="could not look up toy version 77"):
         release_version.fn(toy, "77", "ann", "typo")
@@ -178,11 +226,11 @@ def test_a_rollback_goes_to_the_champion_before(registry: ModelRegistry, toy: Lo
     with pytest.raises(DataError, match="toy has no champion to go back from; train one: evertune retrain toy"):
         choose_rollback.fn(toy, None)
     release_version.fn(toy, "1", "ann", "first")
-    with pytest.raises(DataError, match=r"version 1 is the first champion.*--to.*there are: 2, 1"):
+    with pytest.raises(DataError, match=r"version 1 is the first champion.*--to.*there are: 3, 2, 1"):
         choose_rollback.fn(toy, None)
     release_version.fn(toy, "2", "ann", "better")
-    assert choose_rollback.fn(toy, None) == "1"
-    assert choose_rollback.fn(toy, "2") == "2"
+    assert choose_rollback.fn(toy, None) == Target("1", Judged("2"))
+    assert choose_rollback.fn(toy, "2") == Target("2", None)
     release_version.fn(toy, "1", "ann", "worse after all", action="rollback")
     assert champion_of(registry) == "1"
 

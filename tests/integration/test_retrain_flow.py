@@ -1,26 +1,35 @@
 """The retrain flow with every real part but the servers: snapshot, validation, training, gate, MLflow, ledger."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
+from prefect import flow, get_client
+from prefect.client.schemas.objects import State
+from prefect.states import Suspended
 from prefect.testing.utilities import prefect_test_harness
 
 from configs.load import ConfigError
 from configs.settings import Settings
+from flows.approve import approve
 from flows.release import rollback
 from flows.retrain import RetrainChanges, retrain
 from infra.cli import main
-from tasks.core.errors import DataError
+from tasks.core.errors import DataError, TransientError
+from tasks.core.export import export_bundle
 from tasks.core.predictor import Predictor
+from tasks.core.trainer import Progress
+from tasks.stores.approval_runs import stop_asking
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger
 from tasks.stores.model_registry import ModelRegistry, open_registry
 from tasks.stores.snapshots import SnapshotStore
-from tasks.training import only_retrain
+from tasks.training import _Reporter, only_retrain
 from tests.support.ports import free_port
 from tests.support.tiny_base import make_rows
 from tests.support.toy_loop import write_toy_loop
@@ -101,6 +110,7 @@ def test_a_refused_challenger_leaves_the_champion(loop_file: Path, home: Path) -
     assert champion is not None
     assert challenger is not None
     assert (champion.version, challenger.version) == ("1", "2")
+    assert "floor" in registry().describe(challenger)["tags"]["gate_failed"].split(" | ")
     assert Ledger(open_database(Settings().database)).audit("toy")[-1].action == "refuse"
     gate = registry().fetch_reference(challenger, home / "models").with_name("gate.json")
     assert json.loads(gate.read_text(encoding="utf-8"))["decision"]["promote"] is False
@@ -201,9 +211,38 @@ def test_another_gate_hears_a_refused_challenger_again(loop_file: Path, home: Pa
     assert registry().find("toy", "challenger") is None  # it won
 
 
+def test_what_waits_for_a_yes_is_not_trained_again(loop_file: Path, home: Path) -> None:
+    careful = RetrainChanges(set=["gate.min_macro_f1=0.1", "release.approval=required"], epochs=1)
+    assert retrain("toy", careful)["released"] == "awaiting approval"
+    assert registry().find("toy", "champion") is None
+    assert retrain("toy", careful)["decision"]["reasons"] == [
+        "nothing new: data, training configuration and code are those of version 1, which waits for approval"
+    ]
+
+
+def test_the_end_of_a_question_also_ends_the_run_that_asks_for_whichever_waits(home: Path) -> None:
+    with get_client(sync_client=True) as client:
+        waiting: State[None] = Suspended(timeout_seconds=60)
+        runs = [
+            client.create_flow_run(approve, parameters={"loop": "toy", "version": version}, state=waiting).id
+            for version in ("1", None, "2")
+        ]
+        stop_asking("toy", ["1", None], "version 2 is newer", Settings())
+        assert [client.read_flow_run(run).state_name for run in runs] == ["Cancelled", "Cancelled", "Suspended"]
+
+
 def test_a_challenger_goes_on_from_the_champion_with_new_and_old_rows(
-    loop_file: Path, home: Path, caplog: pytest.LogCaptureFixture
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    loop_file = write_toy_loop(tmp_path / "loops", unknown={"max_refused_share": 0.2})
+    scopes: list[int] = []
+
+    def export(*args: Any, **kwargs: Any) -> Predictor:
+        scopes.append(len(kwargs["train"]))
+        return export_bundle(*args, **kwargs)
+
+    monkeypatch.setattr("tasks.core.export.export_bundle", export)
+    monkeypatch.setattr("tasks.training_rows.ROWS_IN_MEMORY", 100)  # the first run reads its rows from a file
     going_on = RetrainChanges(set=["training.from=champion", "training.replay.old_per_new=0.5"])
     assert retrain("toy", going_on)["decision"]["promote"]  # without a champion it begins at the base model
     again = retrain("toy", going_on)
@@ -220,9 +259,44 @@ def test_a_challenger_goes_on_from_the_champion_with_new_and_old_rows(
     assert int(facts["new rows"]) > 30
     assert abs(int(facts["replayed rows"]) - int(facts["new rows"]) / 2) <= 3
     assert int(facts["train rows"]) == int(facts["new rows"]) + int(facts["replayed rows"])
+    assert scopes[-1] == second["snapshot"]["train"] > int(facts["train rows"])
+    assert registry().describe(champion)["tags"]["started_from"] == "1"
+    same = retrain("toy", RetrainChanges(set=going_on.set, epochs=2))
+    assert (same["status"], same["version"]) == ("skipped", None)
+    other = retrain("toy", RetrainChanges(set=[*going_on.set, "training.max_steps=2"]))
+    assert other["status"] == "trained", "another recipe is worth a run on the rows that the champion knows"
+    drawn = RetrainChanges(set=[*going_on.set, "data.splits.key=other-splits", "training.max_steps=2"])
+    assert retrain("toy", drawn)["status"] == "trained"
+    assert re.search(r"the champion, version \d, learned \d+ of today's \d+ test rows; training begins", caplog.text)
     third = retrain("toy", RetrainChanges(set=[*going_on.set, "training.pooling=cls"], epochs=1))
     assert third["status"] == "trained"  # not from a champion whose head reads other vectors
-    assert "training.from: the champion, version 2, pools by mean, the loop by cls" in caplog.text
+    assert re.search(r"training\.from: the champion, version \d, pools by mean, the loop by cls", caplog.text)
+
+
+def test_a_curve_that_cannot_be_logged_costs_no_training(caplog: pytest.LogCaptureFixture) -> None:
+    class Tracking:
+        is_away = True
+        logged: ClassVar[list[int]] = []
+
+        def log_metrics(self, run_id: str, metrics: dict[str, float], step: int, now_ms: int) -> None:
+            if self.is_away:
+                raise TransientError("MLflow could not log metrics")
+            self.logged.append(step)
+
+    tracking = Tracking()
+
+    @flow
+    def report() -> None:
+        reporter = _Reporter(tracking, "run")
+        for step, is_away in enumerate([True, True, False, True]):
+            tracking.is_away = is_away
+            reporter(Progress(step, 4, 1.0, {"loss": 0.5}))
+
+    report()
+    assert tracking.logged == [2]
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    lost = "the curves lack what is measured from step {} on: MLflow could not log metrics"
+    assert told == [lost.format(0), lost.format(3)]
 
 
 def test_suspects_count_less_and_texts_out_of_scope_are_unknown(home: Path, tmp_path: Path) -> None:

@@ -41,7 +41,10 @@ def test_the_graph_answers_closeness_and_other_texts_are_unknown(
     np.testing.assert_allclose(predictor.measure_closeness(texts), expected, rtol=2e-3, atol=0.05)
     plain = export_bundle(classifier, tokenizer, "toy", texts, gold, tmp_path / "plain")
     np.testing.assert_allclose(plain.predict(texts).probabilities, predictor.predict(texts).probabilities, atol=1e-5)
+    assert [case.text for case in plain.cases] == texts[:32]
     with caplog.at_level(logging.WARNING):
+        asked |= {"case_texts": []}
         few = export_bundle(classifier, tokenizer, "toy", texts[:10], gold[:10], tmp_path / "few", **asked)
+    assert few.cases == ()
     assert few.manifest.min_closeness is None
     assert "10 validation rows are too few" in caplog.text

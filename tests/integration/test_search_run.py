@@ -1,7 +1,9 @@
 """A search with real stores and lanes of a few lines: what it does when trials fall behind, fail, or are cut short."""
 
 import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +129,11 @@ def test_a_search_that_is_stopped_keeps_what_it_knows_and_takes_the_trial_up_aga
 ) -> None:
     config = loop(4, minutes=None if how == "Ctrl-C" else 60)
     search, study = open_search(tmp_path, registry, config)
-    interrupted = False
+    interrupted, started = False, threading.Event()
 
     def lane(job: Job, tell: Tell) -> Outcome:
+        if job.number == 2:
+            started.set()
         if job.number == 2 and how == "minutes":
             search._deadline = 0.0
         while job.number == 2 and how == "Ctrl-C" and search.stop_reason is None:
@@ -138,7 +142,7 @@ def test_a_search_that_is_stopped_keeps_what_it_knows_and_takes_the_trial_up_aga
 
     def press(standing: Standing) -> None:
         nonlocal interrupted
-        if how == "Ctrl-C" and standing.finished == 2 and not interrupted:
+        if how == "Ctrl-C" and started.is_set() and not interrupted:
             interrupted = True
             raise KeyboardInterrupt
 
@@ -209,6 +213,36 @@ def test_an_unreachable_store_ends_the_search_and_loses_no_trial(tmp_path: Path,
         search.run([lane], show)
     assert [trial.state for trial in study.trials()] == ["complete", "running"]
     assert [trial.number for trial in open_study(tmp_path, config).redo_interrupted()] == [1]
+
+
+def test_todays_recipe_that_failed_is_tried_again_by_the_next_search(tmp_path: Path, registry: ModelRegistry) -> None:
+    def lane(job: Job, tell: Tell) -> Outcome:
+        if job.number == 0:
+            raise TrialFailedError("OutOfMemoryError: 2 GiB more were needed")
+        return learn(job, tell)
+
+    first, _ = open_search(tmp_path, registry, loop(2))
+    first.run([lane], show)
+    for _ in range(2):  # two searches that end before their first trial queue it once
+        assert open_study(tmp_path, loop(2)).redo_interrupted() == []
+    second, study = open_search(tmp_path, registry, loop(4))
+    second.run([learn], show)
+    found = [(trial.state, trial.is_today) for trial in study.trials()]
+    assert found == [("failed", True), ("complete", False), ("complete", True), ("complete", False)]
+
+
+def test_a_search_does_not_spin_while_it_waits_for_the_lanes_beside_a_failed_one(
+    tmp_path: Path, registry: ModelRegistry
+) -> None:
+    search, _ = open_search(tmp_path, registry, loop(4))
+    looks: list[Standing] = []
+    failed, slow = Future[None](), Future[None]()
+    failed.set_exception(TransientError("MLflow could not log metrics: gone"))
+    threading.Timer(0.7, slow.set_result, [None]).start()
+    with pytest.raises(TransientError, match="gone"):
+        search._wait([failed, slow], looks.append)
+    assert search.stop_reason == "a trial could not be kept"
+    assert len(looks) <= 4  # a look every half second, and the last one
 
 
 def test_lanes_share_one_study(tmp_path: Path, registry: ModelRegistry) -> None:

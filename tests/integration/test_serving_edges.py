@@ -15,14 +15,17 @@ import httpx
 import onnx
 import pytest
 
+from configs.load import find_loop
 from infra.serving.batching import MicroBatcher
 from infra.serving.problems import ApiProblem
-from infra.serving.slots import VersionRefused, check_version
+from infra.serving.slots import Slot, VersionRefused, check_version, follow_alias
 from tasks.core.errors import DataError
 from tasks.stores.database import open_database
 from tasks.stores.ledger import AuditRow, Ledger
+from tasks.stores.model_registry import ModelVersion
+from tasks.stores.prediction_log import PredictionLog
 from tests.support.ports import free_port
-from tests.support.serving import OPERATOR, Running, run_service
+from tests.support.serving import OPERATOR, FolderRegistry, Running, run_service
 from tests.support.tiny_bundle import write_tiny_bundle
 from tests.support.toy_loop import write_toy_loop
 
@@ -123,7 +126,9 @@ def test_an_odd_name_of_a_key_is_422(service: Running, name: str) -> None:
 
 def break_output(folder: Path) -> None:
     model = onnx.load(str(folder / "model.onnx"))
-    model.graph.output[0].name = model.graph.node[-1].output[0] = "scores"
+    for names in (part for node in model.graph.node for part in (node.input, node.output)):
+        names[:] = ["scores" if name == "logits" else name for name in names]
+    model.graph.output[0].name = "scores"
     onnx.save(model, str(folder / "model.onnx"))
 
 
@@ -167,6 +172,36 @@ def test_a_broken_champion_does_not_end_the_following(
             assert client.post(PREDICT, json={"text": "good"}).json()["version"] == "1"
         running.registry.set_champion("toy", "2")
         wait_until(lambda: client.get("/v1/loops/toy").json()["version"] == "2")
+
+
+class OvertakenRegistry(FolderRegistry):
+    """One whose champion a release moves right after it was read for the first time."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.later: list[str] = []
+
+    def find(self, loop: str, alias: str) -> ModelVersion | None:
+        found = super().find(loop, alias)
+        if self.later:
+            self.set_champion(loop, self.later.pop())
+        return found
+
+
+def test_a_follower_does_not_undo_a_release_that_overtook_it(tmp_path: Path, loops: Path) -> None:
+    home = make_home(tmp_path / "home")
+    registry = OvertakenRegistry(home / "registry")
+    swaps: list[str] = []
+    log = PredictionLog(open_database(f"sqlite:///{tmp_path / 'log.db'}"))
+    slot = Slot(find_loop("toy", loops), log, home / "models", 1, lambda _loop, version: swaps.append(version))
+
+    async def story() -> list[str | None]:
+        await slot.switch_to(registry.get("toy", "2"), registry)
+        registry.later = ["2"]
+        return [await follow_alias(slot, lambda: registry) for _ in range(2)]
+
+    assert asyncio.run(story()) == [None, "2"]
+    assert swaps == ["2"]
 
 
 def test_not_ready_while_the_champion_cannot_serve(tmp_path: Path, loops: Path) -> None:

@@ -14,7 +14,7 @@ from tasks.core.errors import DataError, TransientError
 from tasks.core.rows import RAW_COLUMNS, apply_mends, map_rows, order_rows
 from tasks.core.screening import Screened, screen
 from tasks.stores.quarantine import Replay, export_quarantine, replay_quarantine
-from tasks.stores.snapshots import Snapshot, SnapshotStore, fingerprint_rows
+from tasks.stores.snapshots import KEPT_FETCHED, Snapshot, SnapshotStore, _parquet, fingerprint_rows
 from tests.support.loops import make_loop
 
 LOOP = make_loop(max_quarantined_share=0.5)
@@ -65,8 +65,36 @@ def test_a_split_is_opened_as_a_file_on_this_machine(store: SnapshotStore, tmp_p
     pd.testing.assert_frame_equal(pd.read_parquet(path), store.read_split(snapshot, "train"))
     assert store.open_split(snapshot, "train", tmp_path / "cache") == path
     path.write_bytes(b"other")
+    if tmp_path / "cache" in path.parents:  # fetched: only the copy is broken, so another one is fetched
+        assert store.open_split(snapshot, "train", tmp_path / "cache") == path
+        pd.testing.assert_frame_equal(pd.read_parquet(path), store.read_split(snapshot, "train"))
+        return
     with pytest.raises(DataError, match=r"train\.parquet was changed after it was written"):
         store.open_split(snapshot, "train", tmp_path / "cache")
+
+
+def test_fetched_splits_are_few_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, cache = f"memory://{uuid4().hex}", tmp_path / "cache"
+    store = SnapshotStore(root)
+    for number in range(KEPT_FETCHED + 2):
+        path = store.open_split(write(store, f"{number:016x}"), "train", cache)
+    assert path.is_file()
+    assert len(list(cache.glob("*/*/*"))) == KEPT_FETCHED
+    snapshot = write(store)
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file(f"{root}/tiny-loop/{FINGERPRINT}/train.parquet", b"other")
+    with pytest.raises(DataError, match=r"train\.parquet was changed after it was written"):
+        store.open_split(snapshot, "train", cache)
+
+    def cut(remote: str, place: str) -> None:
+        Path(place).write_bytes(b"half")
+        raise OSError("connection lost")
+
+    monkeypatch.setattr(memory, "get_file", cut)
+    with pytest.raises(TransientError, match="connection lost"):
+        store.open_split(snapshot, "train", cache)
+    assert not list((cache / "tiny-loop" / FINGERPRINT).iterdir())
+    memory.store.clear()
 
 
 def test_the_manifest_tells_counts_config_and_hashes(store: SnapshotStore) -> None:
@@ -249,3 +277,34 @@ def test_erased_rows_take_their_snapshots_and_mends_with_them(store: SnapshotSto
     assert store.find("tiny-loop", FINGERPRINT) is None
     assert store.read_page("tiny-loop", other) is None
     assert store.read_mended("tiny-loop")["row_id"].tolist() == ["shop:x1"]
+
+
+def test_suspects_do_not_bring_an_erased_snapshot_back(store: SnapshotStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    suspects = pd.DataFrame({"row_id": ["shop:01"], "text": ["sentence 1"], "label": ["neg"]})
+    snapshot = write(store)
+    train = store.read_split(snapshot, "train")["row_id"].iloc[0]
+    store.erase_rows("tiny-loop", {train})
+    with pytest.raises(DataError, match="the snapshot is gone"):
+        store.write_suspects(snapshot, suspects, "<p>suspects</p>", "recipe")
+    assert store.list_loops() == []
+    snapshot, write_folder = write(store), store._write_folder
+
+    def erase_meanwhile(*parts: object) -> None:
+        store.erase_rows("tiny-loop", {train})
+        write_folder(*parts)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "_write_folder", erase_meanwhile)
+    with pytest.raises(DataError, match="the snapshot is gone"):
+        store.write_suspects(snapshot, suspects, "<p>suspects</p>", "recipe")
+    assert store.list_loops() == []
+    write_folder(f"tiny-loop/{FINGERPRINT}", {"suspects.parquet": _parquet(suspects)}, "suspects.json", {})
+    assert store.erase_rows("tiny-loop", {"shop:01"}) == [FINGERPRINT]  # left by a write that was killed
+
+
+def test_feedback_of_a_group_is_found_in_snapshots_and_rows_of_sources_are_not(store: SnapshotStore) -> None:
+    rows = raw_rows()
+    rows.loc[rows["row_id"] == "shop:05", ["source", "group"]] = ["feedback", "user-17"]
+    rows.loc[rows["row_id"] == "shop:06", "group"] = "user-18"
+    store.write(LOOP, FINGERPRINT, screen(rows, LOOP.data, LOOP.labels), "<p>page</p>", NOON)
+    assert store.erase_rows("tiny-loop", set(), "user-18") == []
+    assert store.erase_rows("tiny-loop", set(), "user-17") == [FINGERPRINT]

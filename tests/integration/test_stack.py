@@ -81,7 +81,7 @@ def test_ports_in_use_are_named_with_their_variables(stack: StackUnderTest, tmp_
 
 def test_every_verb_is_a_deployment_with_its_form(stack: StackUnderTest) -> None:
     found = deployments(stack)
-    assert set(found) == {"retrain", "monitor", "release", "rollback", "score", "upkeep"}
+    assert set(found) == {"retrain", "tune", "monitor", "release", "rollback", "score", "upkeep"}
     for name in ("retrain", "monitor", "release", "rollback", "score"):
         loop = found[name]["parameter_openapi_schema"]["properties"]["loop"]
         assert (loop["enum"], loop["readOnly"]) == (["toy"], True)

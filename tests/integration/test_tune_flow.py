@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.testing.utilities import prefect_test_harness
 
-from configs.load import load_loop
+from configs.load import ConfigError, load_loop
 from configs.schema import Training
 from configs.settings import Settings
 from flows.tune import TuneChanges, tune
@@ -50,13 +50,17 @@ def loop_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_search_in_two_processes_writes_what_is_better_and_goes_on_later(
+def test_a_search_goes_on_in_two_processes_and_writes_what_is_better(
     loop_file: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EVERTUNE_TUNING_PROCESSES", "2")
     before = loop_file.read_text(encoding="utf-8")
     home = Settings().root
+    begun = tune("toy", TuneChanges(trials=1), write=True)
+    assert (begun["reason"], begun["written"], begun["diff"]) == ("today's recipe is the best of 1 trials", False, "")
+    monkeypatch.setenv("EVERTUNE_TUNING_PROCESSES", "2")
     found = tune("toy", TuneChanges(trials=3), write=True)
+    assert (found["study"], found["training_run"]) == (begun["study"], begun["training_run"])
+    assert found["trials"][0] == begun["trials"][0]
     assert [trial["state"] for trial in found["trials"]] == ["complete"] * 3
     assert found["trials"][0]["today"]
     assert found["trials"][0]["value"] == found["today"]
@@ -87,16 +91,10 @@ def test_a_search_in_two_processes_writes_what_is_better_and_goes_on_later(
     assert lines[-1] == f"written into {loop_file}; next: evertune retrain toy"
     assert any(re.match(r"\d +0\.\d{4} .*learning_rate", line) for line in lines)
 
-    monkeypatch.setenv("EVERTUNE_TUNING_PROCESSES", "1")
-    again = tune("toy", TuneChanges(trials=1))  # the winner is today's recipe now: a new study
-    assert again["study"] != found["study"]
-    assert again["trials"][0]["value"] == pytest.approx(found["best"]["macro_f1"])
-    assert again["reason"] == "today's recipe is the best of 1 trials"
-    assert again["diff"] == ""
-    more = tune("toy", TuneChanges(trials=2))
-    assert more["study"] == again["study"]
-    assert more["trials"][0] == again["trials"][0]
-    assert more["training_run"] == again["training_run"]
+
+def test_what_is_meant_for_one_run_is_not_written(loop_file: Path, prefect_server: None) -> None:
+    with pytest.raises(ConfigError, match=r"--write with --set training.epochs=1: what --set changes is meant for one"):
+        tune("toy", TuneChanges(set=["tuning.seeds=2", "training.epochs=1"]), write=True)
 
 
 def test_two_searches_of_one_loop_do_not_meet(loop_file: Path) -> None:

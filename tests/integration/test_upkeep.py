@@ -51,6 +51,31 @@ def test_a_folder_is_as_old_as_its_newest_file(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "home" / "checkpoints" / "toy").iterdir()] == ["resumed"]
 
 
+def test_runs_on_the_disk_that_a_cluster_shares_go_and_what_others_keep_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERTUNE_RAY_STORAGE", str(tmp_path / "shared"))
+    for name in ("0123456789abcdef01234567", "tuning-0123456789ab", "photographs"):
+        folder = tmp_path / "shared" / "toy" / name
+        folder.mkdir(parents=True)
+        age(folder, 8.0)
+    assert delete_checkpoints.fn() == 2
+    assert [path.name for path in (tmp_path / "shared" / "toy").iterdir()] == ["photographs"]
+
+
+def test_a_file_that_a_running_retrain_takes_away_keeps_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "home" / "checkpoints" / "toy" / "busy"
+    folder.mkdir(parents=True)
+    age(folder, 8.0)
+    listed = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda path, pattern: [*listed(path, pattern), path / "checkpoint-7"])
+    assert delete_checkpoints.fn() == 0
+    monkeypatch.undo()
+    assert folder.is_dir()
+
+
 def test_old_reports_go(tmp_path: Path) -> None:
     write_toy_loop(tmp_path / "loops")
     toy = find_loop("toy", tmp_path / "loops", ["serving.retention_days=10"])

@@ -28,6 +28,21 @@ def test_all_processes_together_train_the_batches_of_one(num_rows: int, world_si
     assert together[:-2] == [sorted(batch) for batch in alone][:-2]
 
 
+@pytest.mark.parametrize(
+    ("num_rows", "batch_size", "world_size"),
+    [(100, 8, 8), (9, 8, 8), (17, 9, 8), (100, 15, 8), (33, 10, 6), (23, 5, 4), (8, 8, 8), (7, 3, 2), (21, 10, 8)],
+)
+def test_no_share_is_empty_where_batches_are_hardly_larger_than_the_processes(
+    num_rows: int, batch_size: int, world_size: int
+) -> None:
+    samplers = [LengthGroupedBatches(lengths(num_rows), batch_size, 5, world_size, rank) for rank in range(world_size)]
+    shares = [list(sampler) for sampler in samplers]
+    assert {len(one) for one in shares} == {len(sampler) for sampler in samplers}
+    assert all(share for one in shares for share in one)
+    assert sorted(row for one in shares for share in one for row in share) == list(range(num_rows))
+    assert max(len(share) for one in shares for share in one) <= -(-batch_size // world_size) + 1
+
+
 def test_an_epoch_has_an_order_of_its_own_that_comes_again() -> None:
     batches = LengthGroupedBatches(lengths(500), 16, 5, 2, 1)
     first = list(batches)

@@ -17,7 +17,13 @@ from tasks.core.few_shot import draw_pairs, is_few_shot
     ],
 )
 def test_few_rows_per_class_ask_for_pairs(labels: list[int], mode: str, expected: bool) -> None:
-    assert is_few_shot(labels, FewShot.model_validate({"mode": mode})) is expected
+    few_shot = FewShot.model_validate({"mode": mode})
+    assert is_few_shot(labels, few_shot) is expected
+    assert is_few_shot(labels, few_shot, goes_on=True) is (mode == "always")
+
+
+def test_pairs_are_asked_for() -> None:
+    assert not is_few_shot([0, 1], FewShot())
 
 
 def test_pairs_tell_truly_whether_labels_are_the_same() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.load import ConfigError, load_loop
+from configs.load import ConfigError, load_all_loops, load_loop
 from configs.schema import Slice
 from tests.support.loops import make_loop
 
@@ -32,7 +32,7 @@ def write(folder: Path, cases: str = "", **changes: Any) -> Path:
         (
             {"slices": [{"name": "brand", "column": "brand"}]},
             "",
-            "slices: no column brand; there are: source. Others are named in data.sources[].columns.attributes",
+            "slices.0.column: no column brand; there are: source. Others are named in data.sources[].columns.attri",
         ),
         (
             {},
@@ -43,7 +43,7 @@ def write(folder: Path, cases: str = "", **changes: Any) -> Path:
         (
             {},
             "cases:\n  - {kind: must, text: a, label: pos}\n  - {kind: must, text: b, label: unknown}",
-            "behaviour: case 2: label must be one of ['neg', 'pos'] (got 'unknown')",
+            "tiny-loop.cases.yaml:3: behaviour.cases.1.label: must be one of ['neg', 'pos'] (got 'unknown')",
         ),
         (
             {},
@@ -57,6 +57,29 @@ def test_mistakes_are_told(changes: dict[str, Any], cases: str, message: str, tm
     with pytest.raises(ConfigError) as told:
         load_loop(write(tmp_path, cases, **changes))
     assert message in str(told.value)
+
+
+def test_every_wrong_place_is_told_with_its_line(tmp_path: Path) -> None:
+    cases = "cases:\n  - {kind: must, text: a, label: bad}\n  - kind: must\n    text: b\n    label: worse\n"
+    path = write(tmp_path, cases, slices=[{"name": "brand", "column": "brand"}])
+    with pytest.raises(ConfigError) as told:
+        load_loop(path)
+    slices, first, second = str(told.value).splitlines()
+    line = next(n for n, text in enumerate(path.read_text("utf-8").splitlines(), 1) if "column: brand" in text)
+    assert slices.startswith(f"{path}:{line}: slices.0.column: no column brand")
+    assert first.startswith(f"{tmp_path}/tiny-loop.cases.yaml:2: behaviour.cases.0.label: must be one of")
+    assert second.startswith(f"{tmp_path}/tiny-loop.cases.yaml:5: behaviour.cases.1.label: must be one of")
+    assert second.endswith("(got 'worse')")
+
+
+def test_cases_that_belong_to_no_loop_are_told(tmp_path: Path) -> None:
+    write(tmp_path, "cases: [{kind: must, text: a, label: pos}]")
+    assert len(load_all_loops(tmp_path)) == 1
+    (tmp_path / "tiny-loop.cases.yaml").rename(tmp_path / "tiny_loop.cases.yaml")
+    with pytest.raises(ConfigError) as told:
+        load_all_loops(tmp_path)
+    expected = "tiny_loop.cases.yaml: cases of no loop: there is no tiny_loop.yaml beside it; there are: tiny-loop.yaml"
+    assert str(told.value) == f"{tmp_path}/{expected}"
 
 
 def test_a_case_may_ask_for_unknown_where_the_loop_answers_it(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from scipy.stats import norm
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, f1_score
 
 from tasks.core.metrics import (
     accuracy,
@@ -14,7 +14,6 @@ from tasks.core.metrics import (
     expand,
     expected_calibration_error,
     f1_of_counts,
-    fit_temperature,
     group_confusions,
     interval,
     macro_f1,
@@ -26,6 +25,7 @@ from tasks.core.metrics import (
     uncalibrate,
 )
 from tasks.core.predictor import softmax
+from tasks.core.temperature import fit_temperature
 
 
 def test_scores_of_a_known_confusion() -> None:
@@ -155,3 +155,23 @@ def test_average_precision_is_scikit_learns_ties_included() -> None:
 def test_probabilities_without_their_temperature() -> None:
     logits = np.random.default_rng(3).normal(size=(50, 3)).astype(np.float32)
     assert uncalibrate(softmax(logits / 2.5), 2.5) == pytest.approx(softmax(logits), abs=1e-5)
+
+
+def test_a_class_without_rows_does_not_pull_macro_f1_down() -> None:
+    gold = np.array([0, 0, 1, 1] * 10)
+    predicted = np.where(np.arange(40) % 8 == 0, 1, gold)
+    probabilities = 0.1 + 0.6 * np.eye(4)[predicted]
+    groups = [str(number) for number in range(40)]
+    wanted = f1_score(gold, predicted, average="macro")
+    found = score_predictions(gold, probabilities, groups)
+    assert found.macro_f1 == pytest.approx(wanted)
+    assert found.macro_f1_ci[0] < wanted < found.macro_f1_ci[1]
+    assert macro_f1(confusion_matrix(gold, predicted, 4)) == pytest.approx(wanted)
+    answered = np.where(np.arange(40) == 3, 3, predicted)  # a class that is only predicted counts, with 0
+    assert macro_f1(confusion_matrix(gold, answered, 4)) == pytest.approx(f1_score(gold, answered, average="macro"))
+
+
+def test_one_group_alone_says_nothing_about_a_score() -> None:
+    gold = np.array([0, 1, 1, 0])
+    found = score_predictions(gold, np.eye(2)[[0, 1, 0, 0]], ["only"] * 4)
+    assert found.accuracy_ci == found.macro_f1_ci == (0.0, 1.0)

@@ -30,3 +30,15 @@ def test_a_class_without_a_row_does_not_stop_the_plot(tmp_path: Path) -> None:
     gold, ours = np.array([0, 1, 0, 1]), np.random.default_rng(0).dirichlet(np.ones(3), 4)
     plot_precision_recall(gold, ours, ["a", "b", "never"], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_names_that_look_like_formulas_are_drawn_as_they_are(tmp_path: Path) -> None:
+    labels = ["$5 to $10", "a_{$x^$", r"\$ \frac", "long" * 100]
+    random = np.random.default_rng(1)
+    gold, ours = random.integers(0, 4, 60), random.dirichlet(np.ones(4), 60)
+    cuts = [Cut(f"price={label}", "", np.arange(60) < 40) for label in labels]
+    slices = score_slices(cuts, gold, ours, None, [str(row) for row in range(60)], 200, 0.95)
+    plot_confusion(gold, ours, labels, tmp_path / "confusion.png")
+    plot_precision_recall(gold, ours, labels, tmp_path / "precision_recall.png")
+    plot_slices(slices, 0.4, tmp_path / "slices.png")
+    assert len(list(tmp_path.iterdir())) == 3

@@ -30,6 +30,7 @@ RULES = [
     "newest rows",
     "slices",
     "calibration",
+    "in scope",
     "behavioural cases",
     "latency",
     "size",
@@ -100,10 +101,17 @@ def decide(rules: Gate = GATE, **changes: object) -> GateDecision:
         ({"slices": (a_slice("short", differing(-0.08, p_loss=0.03)), a_slice("long", differing(0.02)))}, GATE, True,
          "ok: slices: none loses more than 0.050, beyond chance (Holm, 2 judged of 2); lowest: short -0.080"),
         ({"slices": (a_slice("short", differing(-0.04, p_loss=0.0)),)}, GATE, True, "ok: slices: none loses"),
-        ({"slices": (a_slice("new", differing(-0.04, reach=0.02), is_newest=True),)}, GATE, False,
-         "refused: newest rows: new: accuracy -0.040 on 100 rows, 95% lower bound -0.060, -0.050 allowed"),
-        ({"slices": (a_slice("new", differing(0.0, reach=0.04), is_newest=True),)}, GATE, True,
-         "ok: newest rows: new: accuracy +0.000 on 100 rows, 95% lower bound -0.040"),
+        ({"slices": (a_slice("new", differing(-0.04, reach=0.02), n=300, is_newest=True),)}, GATE, False,
+         "refused: newest rows: new: accuracy -0.040 on 300 rows, 95% lower bound -0.060, -0.050 allowed"),
+        ({"slices": (a_slice("new", differing(0.0, reach=0.04), n=300, is_newest=True),)}, GATE, True,
+         "ok: newest rows: new: accuracy +0.000 on 300 rows, 95% lower bound -0.040"),
+        # too few newest rows to show anything: judged as any slice, by themselves
+        ({"slices": (a_slice("new", differing(-0.04, reach=0.2), n=299, is_newest=True),)}, GATE, True,
+         "ok: newest rows: new: accuracy -0.040 on 299 rows, -0.050 allowed beyond chance (p 0.500; from 300 rows on"),
+        ({"slices": (a_slice("new", differing(-0.06, p_loss=0.04), n=50, is_newest=True),)}, GATE, False,
+         "refused: newest rows: new: accuracy -0.060 on 50 rows, -0.050 allowed beyond chance (p 0.040; from 300 rows"),
+        ({"slices": (a_slice("new", differing(-0.04, reach=0.02), n=50, is_newest=True),)}, gate(min_newest_rows=50),
+         False, "refused: newest rows: new: accuracy -0.040 on 50 rows, 95% lower bound -0.060, -0.050 allowed"),
         ({"slices": (a_slice("new", differing(-0.4), n=20, is_newest=True),)}, GATE, True,
          "ok: newest rows: new: not judged, fewer than 50 rows (20 rows)"),
         ({"slices": (a_slice("new", None, n=0, is_newest=True),)}, GATE, True,
@@ -125,8 +133,10 @@ def test_each_rule_alone_keeps_the_gate_shut() -> None:
         scores=scores(0.1, n=1),
         parity=Parity(0.5, 0.5),
         difference=differing(-0.5),
-        slices=(a_slice("short", differing(-0.5, p_loss=0.0)), a_slice("new", differing(-0.5), is_newest=True)),
+        slices=(a_slice("short", differing(-0.5, p_loss=0.0)), a_slice("new", differing(-0.5), n=300, is_newest=True)),
         behaviour=(KindResult("must", 0, 1, 1.0, (1,)),),
+        unknown_share=0.5,
+        max_refused_share=0.05,
     )
     assert [rule.passed for rule in refused.rules] == [False] * len(RULES)
     assert not refused.promote
@@ -152,7 +162,8 @@ def test_verdicts_say_why_a_slice_is_only_shown() -> None:
         a_slice("unproved", differing(-0.2, p_loss=0.06)),
         a_slice("empty", None, n=0),
         a_slice("fresh", None),
-        a_slice("new", differing(0.0), is_newest=True),
+        a_slice("new", differing(0.0, p_loss=0.03), is_newest=True),
+        a_slice("newer", differing(0.0), n=300, is_newest=True),
     ]
     found = {verdict.name: (verdict.outcome, verdict.p_value) for verdict in judge_slices(slices, GATE)}
     assert found == {
@@ -161,7 +172,8 @@ def test_verdicts_say_why_a_slice_is_only_shown() -> None:
         "unproved": ("kept", 0.06),
         "empty": ("no test row has a date", None),
         "fresh": ("no champion yet", None),
-        "new": ("kept", None),
+        "new": ("kept", 0.03),  # a family of its own: the other slices' number does not count against it
+        "newer": ("kept", None),
     }
 
 
@@ -215,10 +227,22 @@ def test_slices_see_one_that_is_far_worse() -> None:
     assert count_gates(world, MARGIN, 100, is_refused_for("slices")) >= 85
 
 
-def test_newest_rows_must_be_shown_to_lose_little() -> None:
-    world = World(newest_share=0.2, newest_loss=0.05)
+def test_enough_newest_rows_must_be_shown_to_lose_little() -> None:
+    world = World(n=1500, newest_share=0.2, newest_loss=0.05)
     passed = 300 - count_gates(world, MARGIN, 300, is_refused_for("newest rows"))
     assert passed <= at_most(0.05, 300)
+
+
+@pytest.mark.parametrize(("newest", "most"), [(60, 0.05), (150, 0.05), (300, 0.15)])
+def test_newest_rows_seldom_refuse_an_equally_good_model(newest: int, most: float) -> None:
+    """What 60 rows cannot show must not be asked of them: the bound alone refused 65 % of equally good models there."""
+    world = World(n=1500, newest_share=newest / 1500)
+    assert count_gates(world, MARGIN, 200, is_refused_for("newest rows")) <= at_most(most, 200)
+
+
+def test_few_newest_rows_still_see_a_model_that_is_far_worse() -> None:
+    world = World(n=1500, newest_share=150 / 1500, newest_loss=0.15)
+    assert count_gates(world, MARGIN, 100, is_refused_for("newest rows")) >= 85
 
 
 def test_parity_measures_labels_and_probabilities() -> None:
@@ -231,3 +255,25 @@ def test_parity_measures_labels_and_probabilities() -> None:
 def test_a_rule_is_told_as_it_ended() -> None:
     decision = GateDecision(False, (Rule("size", True, "small"), Rule("floor", False, "low")))
     assert decision.reasons == ["refused: floor: low", "ok: size: small"]
+
+
+@pytest.mark.parametrize(
+    ("share", "asked", "promote", "reason"),
+    [
+        (None, None, True, "ok: in scope: not asked for (unknown)"),
+        (None, 0.05, True, "ok: in scope: validation rows are too few for a limit"),
+        (0.1, 0.05, True, "ok: in scope: 10.0% of 500 test rows, all in scope, are answered unknown, 10.0% allowed"),
+        (0.12, 0.05, False, "refused: in scope: 12.0% of 500 test rows, all in scope, are answered unknown"),
+    ],
+)
+def test_an_export_that_calls_too_many_rows_in_scope_unknown_is_refused(
+    share: float | None, asked: float | None, promote: bool, reason: str
+) -> None:
+    decision = decide(unknown_share=share, max_refused_share=asked)
+    assert decision.promote == promote
+    assert any(reason in line for line in decision.reasons)
+
+
+def test_the_floor_names_labels_without_test_rows() -> None:
+    reasons = decide(untested=tuple("abcdefg")).reasons
+    assert "ok: floor: macro-F1 0.800 reaches the floor 0.700; no test row is a, b, c, d, e and 2 more" in reasons

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.core.replay import mix_replay
+from tasks.core.replay import count_learned, list_learned, mix_replay
 
 
 def make_rows(n: int, prefix: str = "old", group_size: int = 3, share_positive: float = 0.3) -> pd.DataFrame:
@@ -50,3 +50,23 @@ def test_a_row_with_another_label_is_new() -> None:
     assert mix_replay(mended, OLD, 0, seed=1).n_new == 101
     assert mix_replay(OLD, OLD, 1, seed=1).n_new == 0
     assert mix_replay(NEW, OLD, 1, seed=1).n_old == 0
+
+
+def test_a_version_learned_the_snapshots_of_all_whom_it_went_on_from() -> None:
+    tags = {
+        "4": {"snapshot": "d", "started_from": "2"},
+        "3": {"snapshot": "c", "started_from": "2"},
+        "2": {"snapshot": "b", "started_from": "1"},
+        "1": {"snapshot": "a"},
+    }
+    assert list_learned("4", tags) == ["d", "b", "a"]
+    assert list_learned("1", tags) == ["a"]
+    assert list_learned("2", {"2": {"started_from": "1"}, "1": {"snapshot": "a"}}) == ["none", "a"]
+
+
+def test_test_rows_are_known_by_name_and_by_text() -> None:
+    test = NEW.copy()
+    assert count_learned(test, [OLD]) == 0
+    test.loc[0, "row_id"] = OLD["row_id"][7]  # its group moved, or its text was mended
+    test.loc[1, "text"] = f"  {OLD['text'][9].upper()} "
+    assert count_learned(test, [OLD[:5], OLD[5:]]) == 2

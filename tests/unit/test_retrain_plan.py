@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from configs.schema import Behaviour, Case, Gate, Slice, Training
+from configs.schema import Behaviour, Case, Gate, Release, Slice, Training, Unknown
 from tasks.core.errors import DataError
 from tasks.core.retrain_plan import (
     SHAPES_THE_RESULT,
@@ -15,6 +15,7 @@ from tasks.core.retrain_plan import (
     find_same_training,
     gate_key,
     list_trained,
+    recipe_key,
     training_key,
 )
 from tests.support.loops import make_loop
@@ -43,8 +44,28 @@ def test_the_code_version_follows_the_modules_that_decide_the_result(tmp_path: P
     assert len(code_version()) == 16
 
 
-def version(number: str, key: str = "k", gate: str = "g", **said: Any) -> TrainedVersion:
-    return TrainedVersion(number, key, gate, **said)
+def test_a_recipe_is_the_same_wherever_training_starts() -> None:
+    same = Training.model_validate({"base_model": "package:x", "from": "champion", "replay": {"old_per_new": 3}})
+    key = recipe_key(TRAINING, "c", None)
+    assert recipe_key(same, "c", None) == key
+    others = {
+        recipe_key(Training(base_model="package:x", epochs=9), "c", None),
+        recipe_key(TRAINING, "d", None),
+        recipe_key(TRAINING, "c", Unknown(max_refused_share=0.1)),
+    }
+    assert len(others | {key}) == 4
+
+
+def test_what_fits_the_temperature_decides_the_result() -> None:
+    assert "temperature.py" in SHAPES_THE_RESULT
+
+
+def version(number: str, key: str = "k", gate: str = "g", then: str = "1", **said: Any) -> TrainedVersion:
+    return TrainedVersion(number, key, gate, then, **said)
+
+
+def slow(number: str) -> TrainedVersion:
+    return version(number, ended=REFUSED, is_only_slow=True)
 
 
 REFUSED = "which this gate refused"
@@ -61,13 +82,20 @@ REFUSED = "which this gate refused"
             "1",
             "those of version 2, which served before and was taken back",
         ),
-        ([version("2", ended=REFUSED)], None, f"those of version 2, {REFUSED}"),
-        ([version("2", gate="stricter", ended=REFUSED)], None, None),
-        (
-            [version("2", gate="stricter", ended="which the service refused", ended_by_service=True)],
-            None,
-            "those of version 2, which the service refused",
-        ),
+        ([version("2", ended=REFUSED)], "1", f"those of version 2, {REFUSED}"),
+        ([version("2", then="none", ended=REFUSED)], None, f"those of version 2, {REFUSED}"),
+        ([version("2", gate="stricter", ended=REFUSED)], "1", None),
+        ([version("2", gate="other limits", ended="which the service refused")], "1", None),
+        ([version("2", ended="which the service refused")], "1", "those of version 2, which the service refused"),
+        ([version("2", ended=REFUSED)], "3", None),  # it lost to another champion than today's
+        ([version("2", ended=REFUSED)], None, None),
+        ([version("4", then="3", ended=REFUSED), version("2", ended=REFUSED)], "3", f"those of version 4, {REFUSED}"),
+        ([version("4", then="3", ended=REFUSED), version("2", ended=REFUSED)], "1", f"those of version 2, {REFUSED}"),
+        ([slow("2")], "1", None),  # the machine may have been busy
+        ([slow("3"), slow("2")], "1", None),
+        ([slow("4"), slow("3"), slow("2")], "1", f"those of version 2, {REFUSED}"),  # not every night
+        ([slow("4"), slow("3"), slow("2")], "5", None),
+        ([slow("3"), version("2", ended=REFUSED)], "1", f"those of version 2, {REFUSED}"),
         ([version("2")], None, None),  # promoted by the gate, but the run died before the alias moved
         ([version("2", waits=True)], None, "those of version 2, which waits for approval"),
         ([version("2", gate="older", waits=True)], "1", "those of version 2, which waits for approval"),
@@ -102,7 +130,7 @@ class Row:
         (
             [Row("refuse", "2", "service")],
             "promote",
-            version("2", ended="which the service refused", ended_by_service=True),
+            version("2", ended="which the service refused"),
         ),
         (
             [Row("ask", "2"), Row("refuse", "2", "approver ann")],
@@ -116,8 +144,22 @@ class Row:
     ],
 )
 def test_tags_and_audit_log_say_what_became_of_a_version(rows: list[Row], gate: str, known: TrainedVersion) -> None:
-    tags = {"2": {"training_key": "k", "gate_key": "g", "gate": gate}}
+    tags = {"2": {"training_key": "k", "gate_key": "g", "gate": gate, "champion_then": "1"}}
     assert list_trained(tags, rows, waiting=None) == [known]
+
+
+@pytest.mark.parametrize(
+    ("gate", "failed", "is_only_slow"),
+    [
+        ("refuse", "latency", True),
+        ("refuse", "latency | size", False),
+        ("refuse", "floor", False),
+        ("promote", "", False),
+    ],
+)
+def test_a_refusal_for_latency_alone_is_marked(gate: str, failed: str, is_only_slow: bool) -> None:
+    (known,) = list_trained({"2": {"gate": gate, "gate_failed": failed}}, [Row("refuse", "2")], waiting=None)
+    assert known.is_only_slow is is_only_slow
 
 
 def test_the_version_that_waits_is_marked() -> None:
@@ -132,6 +174,8 @@ def test_the_version_that_waits_is_marked() -> None:
         {"slices": [Slice(name="short", words=(1, 4))]},
         {"behaviour": Behaviour(cases=[Case(kind="must", text="good", label="pos")])},
         {"behaviour": Behaviour(min_passed_share={"must": 0.5})},
+        {"release": Release(max_latency_ms=900)},
+        {"release": Release(max_case_difference=0.1)},
     ],
 )
 def test_another_gate_is_another_key(change: dict[str, Any]) -> None:
@@ -140,8 +184,10 @@ def test_another_gate_is_another_key(change: dict[str, Any]) -> None:
     assert gate_key(loop.model_copy(update=change)) != gate_key(loop)
 
 
-def test_the_gate_does_not_ask_what_training_decides() -> None:
+def test_the_gate_does_not_ask_what_training_or_a_person_decides() -> None:
     loop = make_loop()
+    asked = Release(approval="required", approval_days=2)
+    assert gate_key(loop.model_copy(update={"release": asked})) == gate_key(loop)
     assert gate_key(loop.model_copy(update={"training": Training(base_model="other")})) == gate_key(loop)
 
 

@@ -43,7 +43,8 @@ def measure_device(bench: Bench) -> dict[str, Any] | None:
                    "epochs": 100.0, "early_stopping_patience": None}  # fmt: skip
         training = preset_training(bench, "balanced", bench.seeds[0]).model_copy(update=changes)
         name = f"{precision}, compile {compiled}"
-        settings = bench.settings(device=found["name"], **training.model_dump(exclude={"base_model"}))
+        recipe = training.model_dump(exclude={"base_model"})
+        settings = bench.settings(device=found["name"], rows=problem.fingerprint, **recipe)
         record = bench.ledger.unit(f"device/{name}", settings, partial(measure_variant, problem, training, bench))
         share = 3 * flops * record["training_texts_per_second"] / peak
         found[name] = {**record, "share_of_peak": share}

@@ -9,6 +9,7 @@ rating of each rater against the mean of all; the raters are part of that mean, 
 import ast
 import tempfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,22 @@ FILES = {"products": "amazonReviewSnippets", "films": "movieReviewSnippets", "ed
 DOCUMENTS = ("products", "editorials")  # "17_4" is sentence 4 of document 17; elsewhere each text stands alone
 PAPER_VADER = {"products": 0.63, "films": 0.61, "editorials": 0.55, "tweets": 0.96}
 PAPER_HUMAN = {"products": 0.85, "films": 0.92, "editorials": 0.65, "tweets": 0.84}
+JOINT = "joint"
 NEARLY_ZERO = 1e-9  # only a mean of exactly 0 lies between the thresholds
+
+
+def train_genres(bench: Bench, seed: int) -> dict[str, Record]:
+    """Return one seed's runs: a model per genre, and `joint`, one for all."""
+    problems, joint = _problems(bench)
+    return {name: _train(bench, problem, seed) for name, problem in {**problems, JOINT: joint}.items()}
 
 
 def measure_genres(bench: Bench) -> dict[str, Any]:
     """Return F1 per genre of separate models, of one joint model, of VADER and of single raters."""
-    problems = {genre: genre_problem(bench, [genre]) for genre in FILES}
-    joint = genre_problem(bench, list(FILES))
-    tests = pd.concat([problem.test for problem in problems.values()])
-    joint = replace(joint, test=tests)  # the separate models' own test rows, genre by genre
-    separate = {genre: [_train(bench, problem, seed) for seed in bench.seeds] for genre, problem in problems.items()}
-    together = [_train(bench, joint, seed) for seed in bench.seeds]
+    problems, joint = _problems(bench)
+    by_seed = [train_genres(bench, seed) for seed in bench.seeds]
+    separate = {genre: [records[genre] for records in by_seed] for genre in problems}
+    together = [records[JOINT] for records in by_seed]
     raters = rater_counts(bench)
     found, start = {}, 0
     for genre, problem in problems.items():
@@ -76,6 +82,14 @@ def print_genres(found: dict[str, Any]) -> None:
             f"{who}: at or above the paper's single human on {len(reached)} of {len(found['genres'])} genres", *reached
         )
     print(f"joint model: {found['joint_rows']} train rows, {found['joint_seconds']:.1f} s")
+
+
+@cache
+def _problems(bench: Bench) -> tuple[dict[str, Problem], Problem]:
+    """Return a problem per genre, and the joint one with the test rows of those, genre by genre."""
+    problems = {genre: genre_problem(bench, [genre]) for genre in FILES}
+    tests = pd.concat([problem.test for problem in problems.values()])
+    return problems, replace(genre_problem(bench, list(FILES)), test=tests)
 
 
 def genre_problem(bench: Bench, genres: list[str]) -> Problem:
@@ -113,7 +127,7 @@ def sum_by_group(by_row: dict[str, npt.NDArray[np.int64]], test: pd.DataFrame) -
 
 def _train(bench: Bench, problem: Problem, seed: int) -> Record:
     training = preset_training(bench, bench.genre_preset, seed)
-    settings = bench.settings(**training.model_dump(exclude={"base_model"}))
+    settings = bench.settings(rows=problem.fingerprint, **training.model_dump(exclude={"base_model"}))
     return bench.ledger.unit(f"genres/{problem.name}/seed {seed}", settings, lambda: run_evertune(problem, training))
 
 

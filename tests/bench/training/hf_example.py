@@ -2,8 +2,8 @@
 
 `examples/pytorch/text-classification/run_classification.py`: AutoModelForSequenceClassification, every text padded to
 128 tokens (`--pad_to_max_length`, `--max_seq_length 128`), batches of 8, learning rate 5e-5 with linear decay, 3
-epochs, fp32, the Trainer's own optimizer, and the last step's weights. Two additions: it evaluates twice per epoch, to
-have a curve to compare, and it never saves, which only makes it faster.
+epochs, fp32, the Trainer's own optimizer, and the last step's weights. Two additions: it evaluates as often per epoch
+as the presets beside it, to have a curve to compare, and it never saves, which only makes it faster.
 """
 
 import tempfile
@@ -43,7 +43,7 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         self.timeline.append((time.perf_counter() - self.started, metrics["eval_macro_f1"]))
 
 
-def run_example(problem: Problem, base_model: str, seed: int, epochs: float = 3) -> Record:
+def run_example(problem: Problem, base_model: str, seed: int, evaluations_per_epoch: int, epochs: float = 3) -> Record:
     """Return what `run_evertune` returns, for the example's recipe; its last evaluation is of the finished model."""
     logging.set_verbosity_error()  # else it reports, each time, that the head is new
     logging.disable_progress_bar()
@@ -55,7 +55,7 @@ def run_example(problem: Problem, base_model: str, seed: int, epochs: float = 3)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=model,
-            args=_arguments(folder, len(splits[0]), seed, epochs),
+            args=_arguments(folder, len(splits[0]), seed, evaluations_per_epoch, epochs),
             train_dataset=splits[0],
             eval_dataset=splits[1],
             data_collator=default_data_collator,
@@ -77,7 +77,7 @@ def run_example(problem: Problem, base_model: str, seed: int, epochs: float = 3)
     }
 
 
-def _arguments(folder: str, num_rows: int, seed: int, epochs: float) -> TrainingArguments:
+def _arguments(folder: str, num_rows: int, seed: int, evaluations_per_epoch: int, epochs: float) -> TrainingArguments:
     steps_per_epoch = -(-num_rows // BATCH_SIZE)
     return TrainingArguments(
         output_dir=folder,
@@ -87,7 +87,7 @@ def _arguments(folder: str, num_rows: int, seed: int, epochs: float) -> Training
         num_train_epochs=epochs,
         seed=seed,
         eval_strategy="steps",
-        eval_steps=max(1, steps_per_epoch // 2),
+        eval_steps=max(1, steps_per_epoch // evaluations_per_epoch),
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,

@@ -1,5 +1,6 @@
 """What is learnt in the bench: rows in three splits, taken from loops or from files whose splits are published."""
 
+import hashlib
 import tempfile
 from dataclasses import dataclass, replace
 from functools import cache
@@ -45,6 +46,13 @@ class Problem:
     def sizes(self) -> tuple[int, int, int]:
         """Return the rows of train, validation and test."""
         return len(self.train), len(self.validation), len(self.test)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of all that is learnt, chosen by and judged on."""
+        columns = ["text", "label", "rating", "group"]
+        frames = [frame[columns].to_json(orient="values") for frame in (self.train, self.validation, self.test)]
+        return hashlib.sha256("\n".join([*self.labels, *frames]).encode()).hexdigest()
 
     def numbers(self, rows: pd.DataFrame) -> npt.NDArray[np.int64]:
         """Return the class numbers of rows."""

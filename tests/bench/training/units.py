@@ -6,10 +6,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from configs.load import PRESETS
+from tasks.core.retrain_plan import code_version
+
 FIRST_SEED = 13
+BENCH = Path(__file__).parent
 Record = dict[str, Any]
 
 
@@ -58,5 +63,15 @@ class Bench:
     genre_preset: str = "balanced"  # of the part `genres`, the longest one: every corpus is learnt twice
 
     def settings(self, **more: Any) -> dict[str, Any]:
-        """Return what tells a unit's result from another one's, together with `more`."""
-        return {"threads": self.threads, "limit_rows": self.limit_rows, "base_model": self.base_model, **more}
+        """Return what tells a unit's result from another one's, together with `more`: its rows and its recipe."""
+        shared = {"threads": self.threads, "limit_rows": self.limit_rows, "base_model": self.base_model}
+        return {**shared, "versions": _versions(self.loop_file), **more}
+
+
+@cache  # of the start: what is edited while a bench runs is not what runs
+def _versions(loop_file: Path) -> list[str]:
+    """Return what the results hang on beside rows and recipe: the code that trains, the loop's file, the presets."""
+    runners = [BENCH / "evertune.py", BENCH / "hf_example.py"]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in [loop_file, *runners]]
+    presets = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(PRESETS.glob("*.yaml")))).hexdigest()
+    return [code_version(), *digests, presets]
