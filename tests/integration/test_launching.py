@@ -188,6 +188,7 @@ numbers = {"steps": tuned.steps, "resumed_from": tuned.resumed_from, "f1": tuned
 """
 
 
+@pytest.mark.timeout(600)  # a cluster starts twice, and imports torch in each of its workers
 def test_a_ray_cluster_one_of_whose_workers_is_killed_trains_the_model_of_one(
     base: Path, alone: FineTuned, tmp_path: Path
 ) -> None:
@@ -195,7 +196,11 @@ def test_a_ray_cluster_one_of_whose_workers_is_killed_trains_the_model_of_one(
     words = tmp_path / "words.log"
     with words.open("wb") as output:
         code = subprocess.run(
-            [sys.executable, "-c", RAY_RUN, str(tmp_path), str(base)], stdout=output, stderr=output, check=False
+            [sys.executable, "-c", RAY_RUN, str(tmp_path), str(base)],
+            stdout=output,
+            stderr=output,
+            check=False,
+            timeout=500,
         ).returncode
     assert code == 0, words.read_text(encoding="utf-8", errors="replace")[-3000:]
     numbers = json.loads((tmp_path / "numbers.json").read_text(encoding="utf-8"))
