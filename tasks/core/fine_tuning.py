@@ -45,7 +45,7 @@ from tasks.core.layers import freeze_lower_layers
 from tasks.core.optimizer import make_optimizer
 from tasks.core.precision import settle_precision
 from tasks.core.processes import rank, rank_zero_first
-from tasks.core.soup import average_members, find_member, keep_member, measure_macro_f1, tell_as_part
+from tasks.core.soup import average_members, find_member, is_kept, keep_member, measure_macro_f1, tell_as_part
 from tasks.core.trainer import (
     Averaging,
     ClassifierTrainer,
@@ -104,9 +104,7 @@ def fine_tune(
         logger.info("augmentation: %d changed copies beside %d training rows", len(train) - num_own, num_own)
     with rank_zero_first():  # the others find what it encoded
         encoded = [encode_rows(rows, tokenizer, labels, training.max_tokens, cache) for rows in (train, validation)]
-    has_rating_head = training.rating_weight > 0 and encoded[0].has_ratings
-    shape = ClassifierShape(tuple(labels), training.pooling, training.max_tokens, has_rating_head)
-    classifier = _build(base_model, shape, training, start)
+    classifier = _build(base_model, _shape(labels, training, encoded[0]), training, start)
     if training.class_weights == "balanced":
         classifier.class_weights = _balanced_weights(encoded[0].labels, len(labels))
     collator = Collator(tokenizer.pad_token_id or 0)
@@ -154,10 +152,9 @@ def _cook(
     with rank_zero_first():
         encoded = [encode_rows(rows, tokenizer, labels, training.max_tokens, cache) for rows in (train, validation)]
         shared = checkpoints / "start"
-        if find_member(shared) is None:
-            has_rating_head = training.rating_weight > 0 and encoded[0].has_ratings
-            shape = ClassifierShape(tuple(labels), training.pooling, training.max_tokens, has_rating_head)
-            keep_member(_build(base_model, shape, training, start), tokenizer, {}, shared)
+        if not is_kept(shared):
+            begun = _build(base_model, _shape(labels, training, encoded[0]), training, start)
+            keep_member(begun, tokenizer, {}, shared)
     members = []
     for number in range(training.soup):
         own = training.model_copy(update={"soup": 1, "seed": training.seed + number})
@@ -236,6 +233,11 @@ def _make_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _shape(labels: Sequence[str], training: Training, train: EncodedRows) -> ClassifierShape:
+    has_rating_head = training.rating_weight > 0 and train.has_ratings
+    return ClassifierShape(tuple(labels), training.pooling, training.max_tokens, has_rating_head)
 
 
 def _build(base_model: str, shape: ClassifierShape, training: Training, start: Path | None) -> Classifier:

@@ -75,9 +75,14 @@ def keep_member(classifier: Classifier, tokenizer: Any, facts: dict[str, Any], f
     partial.replace(folder / FACTS)
 
 
+def is_kept(folder: Path) -> bool:
+    """Say whether `keep_member` ended there."""
+    return (folder / FACTS).is_file()
+
+
 def find_member(folder: Path) -> tuple[Classifier, dict[str, Any]] | None:
     """Return a member that `keep_member` wrote, with its facts, or None where it is not done."""
-    if not (folder / FACTS).is_file():
+    if not is_kept(folder):
         return None
     facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     return load_classifier(folder), facts
