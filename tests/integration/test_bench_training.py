@@ -148,15 +148,23 @@ def test_a_ledger_forgets_a_line_that_a_kill_cut_and_what_had_other_settings(tmp
 
 
 def test_who_misses_the_mark_is_never_sooner_for_it() -> None:
-    example = {"timeline": [(10.0, 0.5), (20.0, 0.8), (40.0, 0.7)], "seconds": 40.0, "validation_macro_f1": 0.7}
-    ours = {"timeline": [(2.0, 0.6), (4.0, 0.75)], "seconds": 5.0, "validation_macro_f1": 0.75}
-    misses = {"timeline": [(2.0, 0.6)], "seconds": 5.0, "validation_macro_f1": 0.6}
-    slow = {"timeline": [(10.0, 0.75)], "seconds": 11.0, "validation_macro_f1": 0.75}
+    def record(timeline: list[tuple[float, float]], seconds: float) -> dict[str, object]:
+        cpu = {"cpu_timeline": [(2 * at, macro) for at, macro in timeline], "cpu_seconds": 2 * seconds}
+        return {"timeline": timeline, "seconds": seconds, "validation_macro_f1": timeline[-1][1], **cpu}
+
+    def told(seconds: float, to_mark: float | None, sooner: float | None, missed: int) -> dict[str, object]:
+        cpu = {"cpu_seconds": 2 * seconds, "cpu_times_sooner": sooner}
+        return {"seconds": seconds, "seconds_to_mark": to_mark, "times_sooner": sooner, "missed": missed, **cpu}
+
+    example = record([(10.0, 0.5), (20.0, 0.8), (40.0, 0.7)], 40.0)
+    ours = record([(2.0, 0.6), (4.0, 0.75)], 5.0)
+    misses = record([(2.0, 0.6)], 5.0)
+    slow = record([(10.0, 0.75)], 11.0)
     times = recipe.compare_times({"recipe": [example] * 3, "ours": [ours, misses, slow]})
-    assert times["recipe"] == {"seconds": 40.0, "seconds_to_mark": 20.0, "times_sooner": 1.0, "missed": 0}
-    assert times["ours"] == {"seconds": 5.0, "seconds_to_mark": 10.0, "times_sooner": 2.0, "missed": 1}
+    assert times["recipe"] == told(40.0, 20.0, 1.0, 0)
+    assert times["ours"] == told(5.0, 10.0, 2.0, 1)
     half = recipe.compare_times({"recipe": [example] * 2, "ours": [ours, misses]})["ours"]
-    assert half == {"seconds": 5.0, "seconds_to_mark": None, "times_sooner": None, "missed": 1}
+    assert half == told(5.0, None, None, 1)
 
 
 def test_the_example_evaluates_as_often_as_the_presets(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,7 @@ def summarise(found: dict[str, Found], benches: dict[str, Bench]) -> dict[str, A
     genre_rows = genres["genres"] if genres else {}
     return {
         "times_sooner": systems["balanced"]["times_sooner"] if systems else None,
+        "cpu_times_sooner": systems["balanced"]["cpu_times_sooner"] if systems else None,
         **{f"{system}_accuracy": systems[system]["accuracy"] if system in systems else None
            for system in ("recipe", "fast", "balanced", "best")},
         "seeds": {part: len(benches[part].seeds) if found[part] and part in TRAINERS else None for part in PARTS},

@@ -37,10 +37,13 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]  # transformers ships no
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
+        self.cpu_started = time.process_time()
         self.timeline: list[tuple[float, float]] = []
+        self.cpu_timeline: list[tuple[float, float]] = []
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
         self.timeline.append((time.perf_counter() - self.started, metrics["eval_macro_f1"]))
+        self.cpu_timeline.append((time.process_time() - self.cpu_started, metrics["eval_macro_f1"]))
 
 
 def run_example(problem: Problem, base_model: str, seed: int, evaluations_per_epoch: int, epochs: float = 3) -> Record:
@@ -72,6 +75,8 @@ def run_example(problem: Problem, base_model: str, seed: int, evaluations_per_ep
         "validation_macro_f1": stopwatch.timeline[-1][1],
         "seconds": stopwatch.timeline[-1][0],
         "timeline": stopwatch.timeline,
+        "cpu_seconds": stopwatch.cpu_timeline[-1][0],
+        "cpu_timeline": stopwatch.cpu_timeline,
         "steps": trainer.state.global_step,
         "precision": "fp32",
     }

@@ -2,10 +2,12 @@
 
 The mark is the macro-F1 on validation rows that the example ends with, seed by seed. Who never reaches it is not soon:
 a seed that missed the mark took endless seconds and is 0 times as soon, and where half the seeds missed there is no
-figure. Both sides evaluate equally often per epoch, so neither pays for more looks than the other.
+figure. Both sides evaluate equally often per epoch, so neither pays for more looks than the other. Seconds are those of
+the wall clock, and for a machine that has other work, those of the processor beside them.
 """
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -50,14 +52,15 @@ def print_recipe(found: dict[str, Any]) -> None:
     """Print one line per system."""
     train, validation, test = found["sizes"]
     print(f"recipe: {train} train, {validation} validation and {test} frozen test rows")
-    times = f"{'total s':>8} {'s to mark':>9} {'sooner':>7}"
+    times = f"{'total s':>8} {'CPU s':>7} {'s to mark':>9} {'sooner':>7} {'by CPU':>7}"
     print(f"{'':9} {'accuracy':21} {'macro-F1':21} {'ECE':5} {times}  accuracy beyond the recipe's")
     for system, row in found["systems"].items():
         ece = f"{row['ece']:.3f}" if row["ece"] is not None else "–"
         missed = f"  {row['missed']} seed(s) never reached the mark" if row["missed"] else ""
         print(
-            f"{system:9} {row['accuracy']} {row['macro_f1']} {ece:5} {row['seconds']:8.1f} "
-            f"{_figure(row['seconds_to_mark']):>9} {_figure(row['times_sooner']):>7}  {row['gain'] or ''}{missed}"
+            f"{system:9} {row['accuracy']} {row['macro_f1']} {ece:5} {row['seconds']:8.1f} {row['cpu_seconds']:7.0f} "
+            f"{_figure(row['seconds_to_mark']):>9} {_figure(row['times_sooner']):>7} "
+            f"{_figure(row['cpu_times_sooner']):>7}  {row['gain'] or ''}{missed}"
         )
     if "VADER" in found:
         print(f"{'VADER':9} {found['VADER']['accuracy']} {found['VADER']['macro_f1']}")
@@ -65,30 +68,39 @@ def print_recipe(found: dict[str, Any]) -> None:
     print("a seed that never reached it counts as endless, and – says that half the seeds or more never did")
 
 
-def seconds_to_mark(record: Record, mark: float) -> float:
+def seconds_to_mark(timeline: Sequence[Sequence[float]], mark: float) -> float:
     """Return when an evaluation first reached the mark; infinity if none did."""
-    return next((seconds for seconds, macro in record["timeline"] if macro >= mark), math.inf)
+    return next((seconds for seconds, macro in timeline if macro >= mark), math.inf)
 
 
 def compare_times(runs: Runs) -> dict[str, dict[str, Any]]:
     """Return, by system, medians over seeds, and how many seeds missed the mark: None where half of them did."""
     marks = [record["validation_macro_f1"] for record in runs[EXAMPLE]]
-    reached = {
-        system: [seconds_to_mark(record, mark) for record, mark in zip(records, marks, strict=True)]
-        for system, records in runs.items()
-    }
+    wall, cpu = (_reach(runs, marks, clock) for clock in ("timeline", "cpu_timeline"))
     found: dict[str, dict[str, Any]] = {}
-    for system, ours in reached.items():
+    for system, ours in wall.items():
         missed = sum(math.isinf(seconds) for seconds in ours)
         is_told = 2 * missed < len(ours)
-        sooner = [example / seconds for example, seconds in zip(reached[EXAMPLE], ours, strict=True)]  # 0 if missed
         found[system] = {
             "seconds": float(np.median([record["seconds"] for record in runs[system]])),
+            "cpu_seconds": float(np.median([record["cpu_seconds"] for record in runs[system]])),
             "seconds_to_mark": float(np.median(ours)) if is_told else None,
-            "times_sooner": float(np.median(sooner)) if is_told else None,
+            "times_sooner": _median_ratio(wall[EXAMPLE], ours) if is_told else None,
+            "cpu_times_sooner": _median_ratio(cpu[EXAMPLE], cpu[system]) if is_told else None,
             "missed": missed,
         }
     return found
+
+
+def _reach(runs: Runs, marks: Sequence[float], clock: str) -> dict[str, list[float]]:
+    return {
+        system: [seconds_to_mark(record[clock], mark) for record, mark in zip(records, marks, strict=True)]
+        for system, records in runs.items()
+    }
+
+
+def _median_ratio(example: Sequence[float], ours: Sequence[float]) -> float:
+    return float(np.median([theirs / seconds for theirs, seconds in zip(example, ours, strict=True)]))  # 0 if missed
 
 
 def _systems() -> list[str]:
