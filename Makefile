@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up serve down status test test-unit check format demo bench bench-training golden clean
+.PHONY: help setup up serve down status test test-unit check format demo bench bench-training bench-serving golden clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,9 +57,13 @@ bench: $(STAMP)  ## benchmarks: the loop's overhead, false alarms and power
 	$(BIN)/python -m tests.bench.loop
 	$(BIN)/python -m tests.bench.drift
 	$(BIN)/python -m tests.bench.gate
+	$(BIN)/python -m tests.bench.staging
 
 bench-training: $(STAMP)  ## training beside the usual recipe, VADER and people (BENCH_DATA=DIR, BENCH_RESUME=FILE)
 	@exec $(BIN)/python -m tests.bench.training $(if $(BENCH_DATA),--data $(BENCH_DATA)) $(if $(BENCH_RESUME),--resume $(BENCH_RESUME))
+
+bench-serving: $(STAMP)  ## the prediction service beside other servers (BENCH_HOME=DIR, BENCH_RIVALS=DIR: see --help)
+	$(BIN)/python -m tests.bench.serving $(if $(BENCH_HOME),--home $(BENCH_HOME)) $(if $(BENCH_RIVALS),--rivals $(BENCH_RIVALS))
 
 golden: $(STAMP)  ## rewrite the golden losses; the only way to do so
 	@exec $(BIN)/python -m pytest -q tests/integration/test_fine_tuning.py --golden
