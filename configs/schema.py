@@ -30,6 +30,7 @@ from configs.data_schema import (
 )
 from configs.gate_schema import Behaviour, Case, Gate, Slice, Unknown
 from configs.sections import Name, Section
+from configs.serving_schema import Release, Serving
 from configs.training_schema import Augmentation, FewShot, LabelNoise, Lora, Replay, Training
 from configs.tuning_schema import SearchRange, Tuning
 
@@ -69,26 +70,6 @@ __all__ = [
     "Unknown",
     "Window",
 ]
-
-
-class Release(Section):
-    """What the service checks on a new version before it answers with it."""
-
-    max_case_difference: Annotated[float, Field(gt=0, lt=1)] = 0.02  # of a stored case's probability
-    max_latency_ms: Annotated[float, Field(gt=0)] = 500.0  # median of single-text predictions
-    approval: Literal["none", "required"] = "none"  # required: a person says yes before a version serves
-    approval_days: Annotated[float, Field(gt=0, le=365)] = 7  # after that the challenger is let go
-
-
-class Serving(Section):
-    """Limits of the prediction route."""
-
-    max_texts: Annotated[int, Field(ge=1, le=10_000)] = 128  # per request
-    max_chars: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000  # per text; longer is refused with 413
-    max_batch: Annotated[int, Field(ge=1, le=1024)] = 32  # texts per micro-batch
-    max_queue: Annotated[int, Field(ge=1)] = 2048  # texts waiting; beyond it the answer is 503 with Retry-After
-    timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
-    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 90  # logged predictions without a label
 
 
 class Schedule(Section):
@@ -162,13 +143,15 @@ class Channel(Section):
 
     name: Name
     url_from: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]+$")]
-    events: list[Literal["drift", "failed", "refused", "rollback", "approval"]] = [
+    # approval: a version waits for a person's yes, or was let go without one; release: one enters its next stage
+    events: list[Literal["drift", "failed", "refused", "rollback", "approval", "release"]] = [
         "drift",
         "failed",
         "refused",
         "rollback",
         "approval",
-    ]  # approval: a version waits for a person's yes, or was let go without one
+        "release",
+    ]
 
 
 class Loop(Section):

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from prefect import get_run_logger, task
 
-from configs.schema import Loop
+from configs.schema import Gate, Loop
 from configs.settings import Settings
 from tasks.core.base_models import resolve_base_model
 from tasks.core.behaviour import CaseResult, KindResult, count_by_kind, judge_cases
+from tasks.core.engines import REFERENCE
 from tasks.core.metrics import Scores, expected_calibration_error, score_predictions, uncalibrate
 from tasks.core.paired import Difference
 from tasks.core.predictor import Prediction, Predictor, softmax
@@ -24,6 +25,8 @@ from tasks.core.promotion import (
     SliceVerdict,
     compare_accuracy,
     decide_promotion,
+    describe_parity,
+    is_faithful,
     judge_slices,
     measure_parity,
 )
@@ -68,7 +71,8 @@ def evaluate_challenger(config: Loop, snapshot: Snapshot, challenger: Challenger
     texts, groups = test["text"].tolist(), test["group"].tolist()
     gold = test["label"].map(config.labels.index).to_numpy()
     bundle = challenger.folder / "bundle"
-    predictor = Predictor.load(bundle)
+    checkpoint = _ask_checkpoint(challenger, texts)
+    predictor, parity = _load_faithful(bundle, checkpoint, texts, config.gate)
     answers = predictor.predict(texts)
     ours = answers.probabilities
     champion_version, champion = _predict_with_champion(config, settings, texts)
@@ -77,7 +81,7 @@ def evaluate_challenger(config: Loop, snapshot: Snapshot, challenger: Challenger
     cases = judge_cases(config.behaviour, predictor.labels, predictor.predict)
     evidence = GateEvidence(
         scores=score_predictions(gold, ours, groups),
-        parity=measure_parity(ours, _predict_with_checkpoint(challenger, predictor, test)),
+        parity=parity,
         difference=None if champion is None else compare_accuracy(gold, ours, champion, groups, config.gate),
         slices=slices,
         behaviour=count_by_kind(cases, config.behaviour),
@@ -145,14 +149,35 @@ def _predict_with_champion(config: Loop, settings: Settings, texts: list[str]) -
     return champion.version, predictor.predict(texts).probabilities[:, order]
 
 
-def _predict_with_checkpoint(challenger: Challenger, predictor: Predictor, test: pd.DataFrame) -> Any:
+def _ask_checkpoint(challenger: Challenger, texts: list[str]) -> Any:
+    """Return the training checkpoint's logits [N, C]; it reads the beginning of long texts only."""
     from tasks.core.classifier import load_classifier, load_tokenizer
     from tasks.core.export import checkpoint_logits
 
     folder = challenger.folder / "checkpoint"
-    tokenizer = load_tokenizer(str(folder / "encoder"))
-    logits = checkpoint_logits(load_classifier(folder), tokenizer, test["text"].tolist())
-    return softmax(logits / predictor.manifest.temperature)
+    return checkpoint_logits(load_classifier(folder), load_tokenizer(str(folder / "encoder")), texts)
+
+
+def _load_faithful(bundle: Path, logits: Any, texts: list[str], gate: Gate) -> tuple[Predictor, Parity]:
+    """Return the predictor that is to serve, and how closely it repeats the checkpoint's logits.
+
+    An engine that passed on the validation rows may be found not to pass here: onnx-fp32 then serves in its place.
+    """
+    from tasks.core.engine_choice import read_table, refuse_choice, use_choice
+
+    def load() -> tuple[Predictor, Parity]:
+        predictor = Predictor.load(bundle)
+        answered = predictor.reading(long_texts="truncate").predict(texts).probabilities
+        return predictor, measure_parity(answered, softmax(logits / predictor.manifest.temperature))
+
+    predictor, parity = load()
+    table = read_table(bundle)
+    if table and predictor.manifest.engine != REFERENCE and not is_faithful(parity, gate):
+        why = f"on the {len(texts)} test rows: {describe_parity(parity, gate)}"
+        get_run_logger().warning("engine %s: %s; %s serves instead", predictor.manifest.engine, why, REFERENCE)
+        use_choice(bundle, refuse_choice(table, why))
+        predictor, parity = load()
+    return predictor, parity
 
 
 def _write_evidence(

@@ -17,7 +17,9 @@ from prefect import get_run_logger, task
 from configs.schema import Loop
 from configs.settings import Settings
 from tasks.core.champions import NO_CHAMPION
+from tasks.core.engine_choice import read_table
 from tasks.core.model_card import cut_description, write_model_card
+from tasks.core.predictor import read_manifest
 from tasks.core.retrain_plan import code_version, gate_key, recipe_key
 from tasks.core.slices import SliceScores
 from tasks.evaluation import Evaluation
@@ -44,10 +46,10 @@ def register_challenger(config: Loop, snapshot: Snapshot, challenger: Challenger
     started = time.monotonic()
     settings = Settings()
     registry = open_registry(settings)
-    facts = {**challenger.facts, **_origin(settings, config, snapshot)}
+    facts = {**challenger.facts, **_describe_answering(challenger), **_origin(settings, config, snapshot)}
     if evaluation.unknown_share is not None:
         facts["test rows answered unknown"] = f"{evaluation.unknown_share:.1%}"
-    card = _write_card(config, evaluation, facts)
+    card = _write_card(config, evaluation, facts, challenger.folder / "bundle")
     (challenger.folder / "evidence" / "model_card.md").write_text(card, encoding="utf-8")
     metrics = list(_final_metrics(evaluation, challenger).items())
     for start in range(0, len(metrics), METRICS_AT_ONCE):
@@ -71,7 +73,16 @@ def register_challenger(config: Loop, snapshot: Snapshot, challenger: Challenger
     return Registered(version, time.monotonic() - started)
 
 
-def _write_card(config: Loop, evaluation: Evaluation, facts: dict[str, Any]) -> str:
+def _describe_answering(challenger: Challenger) -> dict[str, Any]:
+    manifest = read_manifest(challenger.folder / "bundle")
+    long = f"windows of {manifest.max_tokens} tokens, {manifest.window_overlap} of them shared"
+    return {
+        "engine": manifest.engine,
+        "long texts": long if manifest.long_texts == "window" else f"cut off after {manifest.max_tokens} tokens",
+    }
+
+
+def _write_card(config: Loop, evaluation: Evaluation, facts: dict[str, Any], bundle: Path) -> str:
     return write_model_card(
         config.name,
         config.description,
@@ -82,6 +93,7 @@ def _write_card(config: Loop, evaluation: Evaluation, facts: dict[str, Any]) -> 
         list(zip(evaluation.slices, evaluation.slice_verdicts, strict=True)),
         evaluation.behaviour,
         [case for case in evaluation.cases if not case.passed],
+        read_table(bundle),
     )
 
 
@@ -145,6 +157,7 @@ def _version_tags(config: Loop, challenger: Challenger, evaluation: Evaluation, 
         "test_macro_f1": f"{scores.macro_f1:.4f}",
         "test_n": str(scores.n),
         "champion_then": evaluation.champion_version or NO_CHAMPION,
+        "engine": read_manifest(challenger.folder / "bundle").engine,
     }
 
 

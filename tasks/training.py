@@ -18,6 +18,7 @@ from tasks.approval import look_after_question
 from tasks.core.base_models import resolve_base_model
 from tasks.core.errors import DataError, TransientError
 from tasks.core.retrain_plan import (
+    answering_of,
     check_labels,
     code_version,
     find_same_training,
@@ -83,7 +84,9 @@ def plan_training(config: Loop, snapshot: Snapshot, force: bool) -> TrainingPlan
         check_labels(config.name, config.labels, json.loads(tags[champion.version]["labels"]))
     start = find_start(config, snapshot, champion, tags, store)
     origin = start.version if start else None
-    key = training_key(snapshot.fingerprint, config.training, code_version(), origin, config.unknown)
+    key = training_key(
+        snapshot.fingerprint, config.training, code_version(), origin, config.unknown, answering_of(config)
+    )
     waiting = look_after_question(config, registry)
     entries = Ledger(open_database(settings.database)).audit(config.name)
     trained = list_trained(tags, entries, waiting.version if waiting else None)
@@ -103,7 +106,8 @@ def plan_training(config: Loop, snapshot: Snapshot, force: bool) -> TrainingPlan
 def fine_tune_challenger(config: Loop, snapshot: Snapshot, plan: TrainingPlan) -> Challenger:
     """Train, export, and keep bundle and checkpoint under the home; a killed run continues at its last checkpoint."""
     from tasks.core.classifier import save_classifier
-    from tasks.core.export import export_bundle
+    from tasks.core.engine_choice import engine_limits
+    from tasks.core.export import Answering, export_bundle
     from tasks.launching import fine_tune_somewhere
 
     settings = Settings()
@@ -142,6 +146,11 @@ def fine_tune_challenger(config: Loop, snapshot: Snapshot, plan: TrainingPlan) -
             unknown=config.unknown,
             train=_read_scope(snapshot, store, settings) if config.unknown else None,
             case_texts=list_case_texts(validation),
+            answering=Answering(
+                config.serving,
+                engine_limits(config.gate, config.release, config.serving),
+                settings.serving_threads,
+            ),
         )
         save_classifier(tuned.classifier, tuned.tokenizer, folder / "checkpoint")
     except BaseException:

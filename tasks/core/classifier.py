@@ -6,7 +6,7 @@ Shapes: B texts, T tokens, C classes, D hidden size.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,8 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from tasks.core.adapters import BaseIdentity, load_adapter, read_base, save_adapter
 from tasks.core.base_models import resolve_base_model
 from tasks.core.errors import DataError
-
-Pooling = Literal["mean", "cls", "last"]
+from tasks.core.pooling import Pooling, pool
 
 
 @dataclass(frozen=True)
@@ -88,20 +87,6 @@ class Classifier(nn.Module):
             return loss_B
         class_weights_C = self.class_weights.to(logits_BC.device)
         return loss_B * (class_weights_C[targets] if targets.ndim == 1 else targets @ class_weights_C)
-
-
-def pool(hidden_BTD: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
-    """Return one vector per text: the mean over its tokens (Reimers & Gurevych 2019), its first, or its last token's.
-
-    The last one is that of causal language models: it alone has seen the whole text.
-    """
-    if pooling == "cls":
-        return hidden_BTD[:, 0]
-    if pooling == "last":
-        last_B = (attention_mask.cumsum(1) * attention_mask).argmax(1)
-        return hidden_BTD.gather(1, last_B[:, None, None].expand(-1, 1, hidden_BTD.shape[-1])).squeeze(1)
-    mask_BT1 = attention_mask.unsqueeze(-1).to(hidden_BTD.dtype)
-    return (hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1.0)
 
 
 def load_encoder(base_model: str, quantization: Any | None = None) -> Any:

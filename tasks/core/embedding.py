@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tasks.core.classifier import load_encoder, load_tokenizer, pool
-from tasks.core.predictor import pad
+from tasks.core.classifier import load_encoder, load_tokenizer
+from tasks.core.padding import pad
+from tasks.core.pooling import pool
 
 
 def embed(

@@ -1,11 +1,13 @@
 """Turns a fine-tuned classifier into the bundle that is served (see `core/predictor.py`)."""
 
+import contextlib
+import copy
 import logging
 import math
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,29 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from configs.schema import Unknown
-from tasks.core.adapters import merged
+from configs.schema import Serving, Unknown
+from tasks.core.adapters import is_adapted, merged
 from tasks.core.classifier import Classifier
-from tasks.core.predictor import BundleManifest, Case, Predictor, pad, write_cases, write_manifest
+from tasks.core.engine_choice import EngineLimits, measure_engines
+from tasks.core.engines import FILES, REFERENCE
+from tasks.core.padding import pad
+from tasks.core.predictor import BundleManifest, Case, Predictor, write_cases, write_manifest
+from tasks.core.quantisation import quantise
+from tasks.core.shared_weights import index_weights
 from tasks.core.temperature import fit_temperature
 from tasks.core.unknown import Scope, fit_scope, fit_scope_limit
 
 logger = logging.getLogger(__name__)
 MAX_SCOPE_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How a bundle is to answer: the loop's section, its limits for an engine, and the threads that serve."""
+
+    serving: Serving
+    limits: EngineLimits
+    threads: int
 
 
 class _Answers(torch.nn.Module):
@@ -58,17 +74,23 @@ def export_bundle(
     unknown: Unknown | None = None,
     train: pd.DataFrame | None = None,
     case_texts: Sequence[str] | None = None,
+    answering: Answering | None = None,
 ) -> Predictor:
     """Write the bundle, its temperature fitted on the validation rows, and return it loaded.
 
     Where the loop asks for `unknown`, the scope is that of the rows `train` (text, label), and its limit is fitted on
     the validation rows.
-    `num_cases` of `case_texts`, the validation texts by default, are stored with their probabilities: whoever loads the
-    bundle repeats them. Nothing erases them from it.
+    `num_cases` of `case_texts`, the validation texts by default, are stored with the probabilities of onnx-fp32:
+    whoever loads the bundle repeats them, whatever its engine. Nothing erases them from it.
+    `answering` has the engines measured; without it onnx-fp32 serves unmeasured, and long texts are cut off.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob("*.partial"):  # of a run that was killed: all of the folder is kept with the version
+        file.unlink()
     scope = None if unknown is None or train is None else _learn_scope(classifier, tokenizer, train)
-    export_onnx(classifier, folder / "model.onnx", scope)
+    shares_weights = answering is not None and answering.serving.share_weights
+    export_onnx(classifier, folder / FILES[REFERENCE], scope, keep_adapter=shares_weights)
+    index_weights([folder / FILES[REFERENCE]])
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     logits = checkpoint_logits(classifier, tokenizer, validation_texts)
     manifest = BundleManifest(
@@ -77,7 +99,11 @@ def export_bundle(
         temperature=fit_temperature(logits, validation_gold),
         max_tokens=classifier.shape.max_tokens,
         pad_token_id=tokenizer.pad_token_id or 0,
+        shares_weights=shares_weights,
     )
+    if answering is not None:
+        overlap = int(answering.serving.window_overlap * manifest.max_tokens)
+        manifest = replace(manifest, long_texts=answering.serving.long_texts, window_overlap=overlap)
     write_manifest(folder, manifest)
     write_cases(folder, [])
     if unknown is not None and scope is not None:
@@ -95,13 +121,54 @@ def export_bundle(
     texts = list((validation_texts if case_texts is None else case_texts)[:num_cases])
     answers = Predictor.load(folder).predict(texts).probabilities
     write_cases(folder, [Case(text, tuple(map(float, row))) for text, row in zip(texts, answers, strict=True)])
+    if answering is not None and len(validation_texts):
+        _choose_engine(classifier, scope, folder, validation_texts, validation_gold, answering)
     return Predictor.load(folder)
 
 
-def export_onnx(classifier: Classifier, path: Path, scope: Scope | None = None) -> None:
-    """Write the ONNX graph: input_ids and attention_mask int64 [B, T] to logits [B, C]; a scope adds closeness [B]."""
-    with merged(classifier.encoder):
+def export_onnx(classifier: Classifier, path: Path, scope: Scope | None = None, keep_adapter: bool = False) -> None:
+    """Write the ONNX graph: input_ids and attention_mask int64 [B, T] to logits [B, C]; a scope adds closeness [B].
+
+    An adapter is folded into the layers; kept apart, it leaves the base model's weights as other loops have them. DoRA
+    rescales those weights, so it is always folded in.
+    """
+    encoder = classifier.encoder
+    keep_adapter = keep_adapter and is_adapted(encoder) and not encoder.peft_config["default"].use_dora
+    with contextlib.nullcontext() if keep_adapter else merged(encoder):
         _export_onnx(classifier, path, scope)
+
+
+def save_torch(classifier: Classifier, folder: Path, scope: Scope | None = None) -> None:
+    """Write the network for torch (see `core/torch_engine.py`), adapters merged."""
+    from tasks.core.torch_engine import save_network
+
+    encoder = classifier.encoder
+    if is_adapted(encoder):
+        encoder = copy.deepcopy(encoder).merge_and_unload()
+    tail = {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
+    if scope is not None:
+        tail["whitening"] = torch.tensor(scope.whitening, dtype=torch.float32)
+        tail["means"] = torch.tensor(scope.means, dtype=torch.float32)
+    save_network(encoder, tail, classifier.shape.pooling, folder)
+
+
+def _choose_engine(
+    classifier: Classifier,
+    scope: Scope | None,
+    folder: Path,
+    texts: Sequence[str],
+    gold: npt.NDArray[np.int64],
+    answering: Answering,
+) -> None:
+    graph, int8_graph = folder / FILES[REFERENCE], folder / FILES["onnx-int8"]
+
+    def make_int8() -> None:
+        quantise(graph, int8_graph)
+        index_weights([graph, int8_graph])
+
+    make = {"onnx-int8": make_int8, "torch-cuda": lambda: save_torch(classifier, folder / FILES["torch-cuda"], scope)}
+    serving = answering.serving
+    measure_engines(folder, serving.engine, texts, gold, answering.limits, answering.threads, serving.max_batch, make)
 
 
 def _learn_scope(classifier: Classifier, tokenizer: Any, train: pd.DataFrame) -> Scope:

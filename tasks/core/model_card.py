@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tasks.core.behaviour import CaseResult, KindResult
+from tasks.core.engine_choice import Trial
 from tasks.core.metrics import Scores
 from tasks.core.promotion import GateDecision, SliceVerdict
 from tasks.core.slices import SliceScores
@@ -24,6 +25,7 @@ def write_model_card(
     slices: Sequence[tuple[SliceScores, SliceVerdict]] = (),
     behaviour: Sequence[KindResult] = (),
     failed: Sequence[CaseResult] = (),
+    engines: Sequence[Trial] = (),
 ) -> str:
     """Return the card as markdown."""
     verdict = "promoted" if decision.promote else "not promoted"
@@ -40,6 +42,7 @@ def write_model_card(
     lines += [f"**Gate: {verdict}**", "", *[f"- {reason}" for reason in decision.reasons], ""]
     lines += list_slices(slices)
     lines += list_cases(behaviour, failed)
+    lines += list_engines(engines)
     lines += ["| fact | value |", "|---|---|", *[f"| {name} | {value} |" for name, value in facts.items()]]
     return "\n".join(lines)
 
@@ -69,6 +72,31 @@ def list_slices(slices: Sequence[tuple[SliceScores, SliceVerdict]]) -> list[str]
             _with_interval(one.champion_accuracy, None),
             f"{difference.value:+.3f} [{difference.ci[0]:+.3f}, {difference.ci[1]:+.3f}]" if difference else "–",
             _escape(verdict.outcome) + (f", p {verdict.p_value:.3f}" if verdict.p_value is not None else ""),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def list_engines(engines: Sequence[Trial]) -> list[str]:
+    """Return what the engines were measured to do, as lines of markdown; nothing for a version older than engines."""
+    if not engines:
+        return []
+    batch_size = next((one.batch_size for one in engines if one.batch_size), None)
+    lines = [
+        f"| engine, on validation rows | agreement | largest difference | macro-F1 | texts/s alone | in batches of "
+        f"{batch_size} | MB | verdict |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in engines:
+        cells = [
+            one.engine,
+            _number(one.agreement, ".2%"),
+            _number(one.largest_difference, ".4f"),
+            _number(one.macro_f1, ".3f"),
+            _number(one.single_texts_per_second, ".0f"),
+            _number(one.batch_texts_per_second, ".0f"),
+            _number(one.size_mb, ".1f"),
+            "**serves**" if one.is_chosen else _escape(one.why_not) or "slower",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
@@ -116,6 +144,10 @@ def _with_interval(value: float | None, interval: tuple[float, float] | None) ->
     if value is None:
         return "–"
     return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def _escape(text: str) -> str:

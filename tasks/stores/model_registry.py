@@ -25,11 +25,23 @@ from mlflow.types import ColSpec, DataType, Schema
 
 from configs.settings import Settings
 from tasks.core.errors import DataError, TransientError
+from tasks.core.predictor import read_manifest
 
 logger = logging.getLogger(__name__)
 NOT_FOUND = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
 PARAMS_AT_ONCE = 100  # that MLflow takes
 SERVING_REQUIREMENTS = ["mlflow", "numpy", "onnxruntime", "pandas", "tokenizers"]
+ENGINE_REQUIREMENTS = {"openvino-bf16": ["openvino"], "torch-cuda": ["safetensors", "torch", "transformers"]}
+SERVING_MODULES = (
+    "engines.py",
+    "errors.py",
+    "padding.py",
+    "pooling.py",
+    "predictor.py",
+    "shared_weights.py",
+    "torch_engine.py",
+    "windows.py",
+)
 
 
 @dataclass(frozen=True)
@@ -189,6 +201,7 @@ class ModelRegistry:
         """Log bundle, checkpoint and evidence as one MLflow model and register it as the loop's next version."""
         outputs = [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "score")]
         outputs += [ColSpec(DataType.double, f"p_{label}") for label in labels]
+        engine = read_manifest(folders["bundle"]).engine
         with _translated(f"register a version of {loop}"), _serving_code() as code, self._active(run_id):
             logged = mlflow.pyfunc.log_model(
                 name="model",
@@ -196,7 +209,7 @@ class ModelRegistry:
                 artifacts={name: str(folder) for name, folder in folders.items()},
                 code_paths=[str(code)],
                 signature=ModelSignature(Schema([ColSpec(DataType.string, "text")]), Schema(outputs)),
-                pip_requirements=SERVING_REQUIREMENTS,
+                pip_requirements=SERVING_REQUIREMENTS + ENGINE_REQUIREMENTS.get(engine, []),
                 input_example=pd.DataFrame({"text": ["It does what it should."]}),
             )
             self._ensure_registered_model(loop)
@@ -320,6 +333,6 @@ def _serving_code() -> Iterator[Path]:
         (package / "core").mkdir(parents=True)
         for init in (package, package / "core"):
             (init / "__init__.py").touch()
-        for module in ("predictor.py", "errors.py"):
+        for module in SERVING_MODULES:
             shutil.copy(core / module, package / "core" / module)
         yield package

@@ -51,6 +51,7 @@ def write_toy_loop(folder: Path, num_rows: int = 420, **changes: Any) -> Path:
             "precision": "fp32",
         },
         "gate": {"min_macro_f1": 0.8, "min_test_rows": 30, "max_accuracy_loss": 0.05},
+        "serving": {"engine": "onnx-fp32"},  # to measure the others takes longer than to train this net
         "monitoring": {
             "schedule": {"cron": "0 0 1 1 *"},
             "window": {"max_rows": 200, "min_rows": 30},
