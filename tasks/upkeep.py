@@ -1,4 +1,4 @@
-"""Deletes what is past its time: logged predictions, monitoring pages, checkpoints."""
+"""Writes the statements of ended months, and deletes what is past its time: predictions, pages, checkpoints."""
 
 import logging
 import shutil
@@ -9,10 +9,13 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from configs.plans import load_plans
 from configs.schema import Loop
 from configs.settings import Settings
 from tasks.stores.database import open_database
 from tasks.stores.prediction_log import PredictionLog
+from tasks.stores.statement_files import publish_month
+from tasks.stores.statements import Statements
 from tasks.stores.training_files import list_shared_runs
 
 logger = logging.getLogger(__name__)
@@ -45,6 +48,24 @@ def delete_checkpoints() -> int:
     settings = Settings()
     runs = [*sorted((settings.root / "checkpoints").glob("*/*")), *list_shared_runs(settings.ray_storage)]
     return _delete_old(runs, datetime.now(UTC) - timedelta(days=CHECKPOINT_DAYS))
+
+
+@task(task_run_name="write statements", persist_result=False, cache_policy=NO_CACHE)
+def write_statements() -> int:
+    """Bill every ended month that was not billed yet and keep csv and pages under home; return how many are new.
+
+    Raises DataError for those whose plan is not defined any more, after all the others were written.
+    """
+    settings = Settings()
+    store = Statements(open_database(settings.database))
+    try:
+        written = store.write_missing(load_plans(settings.plans_file), datetime.now(UTC))
+    finally:
+        for month in store.months():
+            publish_month(settings.root / "statements", month, store.read(month))
+    for one in written:
+        logger.info("%s: %s owes %s %s (%d texts)", one.month, one.key_id, one.currency, one.amount, one.texts)
+    return len(written)
 
 
 def delete_older(folder: Path, before: datetime) -> int:
