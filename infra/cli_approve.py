@@ -57,7 +57,7 @@ def approve(
     answer = {"answer": "no" if no else "yes", "why": why, "who": getpass.getuser()}
     record = _answer(config.name, asked.version, answer, settings, output, has_server)
     output.finish(record)
-    if record["status"] not in ("serving", "pending", "turned down"):
+    if record["status"] not in ("serving", "pending", "staged", "turned down"):
         raise typer.Exit(REFUSED)
 
 

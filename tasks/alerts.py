@@ -8,7 +8,7 @@ from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 
 logger = logging.getLogger(__name__)
-Kind = Literal["drift", "refused", "rollback", "approval"]  # failed runs are Prefect's own events
+Kind = Literal["drift", "refused", "rollback", "approval", "release"]  # failed runs are Prefect's own events
 
 
 def emit(kind: Kind, loop: str, payload: dict[str, Any]) -> None:

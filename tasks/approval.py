@@ -21,12 +21,14 @@ from tasks.alerts import Kind, emit
 from tasks.core.approval import Question, Ruling, describe_end, describe_question, find_question, judge_question
 from tasks.core.champions import find_last_champion
 from tasks.core.errors import DataError, TransientError
-from tasks.release import Judged, hold_lock, name_of_asker, release_version
+from tasks.release import Judged, name_of_asker, release_version
 from tasks.retries import is_transient
 from tasks.stores.approval_runs import list_asking, start_asking, stop_asking
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Action, AuditRow, Ledger
+from tasks.stores.locks import hold_lock
 from tasks.stores.model_registry import ModelRegistry, ModelVersion, open_registry
+from tasks.stores.releases import Releases
 from tasks.stores.retrain_deployment import has_server
 
 logger = logging.getLogger(__name__)
@@ -61,14 +63,14 @@ class OpenQuestion:
     has_ended: bool = False  # none is open now, but one was
 
 
-def ask_for_approval(config: Loop, version: ModelVersion, champion: str | None, reasons: list[str]) -> Asked:
+def ask_for_approval(config: Loop, version: ModelVersion, champion: str | None, why: str) -> Asked:
     """Ask people about a version that the gate lets through; an older open question is withdrawn."""
     settings, registry = Settings(), open_registry(Settings())
     with hold_lock(config.name, "approval", settings):
         _withdraw_older(config, version.version, registry)
         now = datetime.now(UTC)
         ledger = Ledger(open_database(settings.database))
-        ledger.append_audit(config.name, "ask", "retrain", "; ".join(reasons), champion, version.version, now)
+        ledger.append_audit(config.name, "ask", "retrain", why, champion, version.version, now)
         question = find_question(ledger.audit(config.name), config.release.approval_days)
     assert question is not None
     _note(config.name, version.version, registry, f"waits since {now:%Y-%m-%d %H:%M} UTC")
@@ -188,6 +190,9 @@ def _repeat_end(config: Loop, version: str, answer: str | None, approver: str) -
     reason = _describe_end(config, version, settings)
     champion = open_registry(settings).find(config.name, "champion")
     is_released = champion is not None and champion.version == version == find_last_champion(_audit(config, settings))
+    running = Releases(open_database(settings.database)).find_running(config.name)
+    if answer == "yes" and running is not None and running.version == version:
+        return "staged", f"in {running.stage}: {running.reason}"
     if answer == "yes" and is_released:
         return release_version.fn(config, version, approver, "approved", "promote", Judged(version)).status, reason
     return "ended", reason

@@ -31,10 +31,11 @@ from tasks.training import Challenger, TrainingPlan
 class Promotion:
     """What became of the challenger: serving, pending (no service runs), refused (by the service) or not promoted.
 
-    Awaiting approval: the gate let it through, and a person is asked. Outdated: the champion changed meanwhile.
+    Staged: it goes through shadow and canary first. Awaiting approval: the gate let it through, and a person is asked.
+    Outdated: the champion changed meanwhile.
     """
 
-    status: Literal["serving", "pending", "refused", "not promoted", "outdated", "awaiting approval"]
+    status: Literal["serving", "pending", "staged", "refused", "not promoted", "outdated", "awaiting approval"]
     seconds: float
     approval: Asked | None = None
 
@@ -46,12 +47,12 @@ def promote_challenger(config: Loop, registered: Registered, evaluation: Evaluat
     version = registered.version.version
     decision = evaluation.decision
     if decision.promote and config.release.approval == "required":
-        asked = ask_for_approval(config, registered.version, evaluation.champion_version, decision.reasons)
+        asked = ask_for_approval(config, registered.version, evaluation.champion_version, decision.summary)
         return Promotion("awaiting approval", time.monotonic() - started, asked)
     if decision.promote:
         withdraw_older_question(config, version)
-        judged, why = Judged(evaluation.champion_version), "; ".join(decision.reasons)
-        outcome = release_version.fn(config, version, who="retrain", why=why, action="promote", judged=judged)
+        judged = Judged(evaluation.champion_version)
+        outcome = release_version.fn(config, version, "retrain", decision.summary, "promote", judged)
         if outcome.status in ("serving", "pending"):
             forget_challenger(config.name, version, open_registry(Settings()))
         return Promotion(outcome.status, time.monotonic() - started)

@@ -3,14 +3,11 @@
 import getpass
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 import httpx
-from filelock import FileLock, Timeout
 from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 
@@ -18,13 +15,15 @@ from configs.schema import Loop
 from configs.settings import Settings
 from tasks import alerts
 from tasks.core.champions import SERVICE, find_last_champion, find_previous_champion
-from tasks.core.errors import DataError, TransientError
+from tasks.core.errors import DataError
+from tasks.core.staging import next_stage
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Action, Ledger
+from tasks.stores.locks import hold_lock
 from tasks.stores.model_registry import ModelRegistry, open_registry
+from tasks.stores.releases import Releases, StagedRelease
 
 logger = logging.getLogger(__name__)
-LOCK_SECONDS = 300.0  # a release that loads a large model may hold the lock for minutes
 LOAD_SECONDS = 300.0
 
 
@@ -32,10 +31,11 @@ LOAD_SECONDS = 300.0
 class ReleaseOutcome:
     """What became of a release; `pending`: the alias moved, and the service takes it up when it runs.
 
-    `outdated`: nothing was moved, because the champion is not the one that the version was judged against.
+    `outdated`: nothing was moved, because the champion is not the one that the version was judged against. `staged`:
+    it is on its way through shadow and canary, and the champion serves on.
     """
 
-    status: Literal["serving", "pending", "refused", "outdated"]
+    status: Literal["serving", "pending", "refused", "outdated", "staged"]
     version: str
     previous: str | None
     reason: str
@@ -61,7 +61,7 @@ class Target:
 class Answer:
     """What the service said to a version."""
 
-    status: Literal["serving", "pending", "refused"]
+    status: Literal["serving", "pending", "refused", "staged"]
     reason: str
 
 
@@ -73,11 +73,14 @@ def release_version(
     why: str,
     action: Literal["promote", "release", "rollback"] = "release",
     judged: Judged | None = None,
+    now: bool = False,
 ) -> ReleaseOutcome:
     """Have the service check a version, move the champion alias to it, and have the service switch to it.
 
-    A refusal by the service leaves, or puts back, the alias, with an audit row and an alert. With `judged` nothing is
-    done unless that champion is still the champion. Raises DataError for an unknown version.
+    Where the loop asks for stages, a version goes through them first, beside the champion, unless `now` or a rollback
+    says otherwise; a rollback ends a release that is on its way. A refusal by the service leaves, or puts back, the
+    alias, with an audit row and an alert. With `judged` nothing is done unless that champion is still the champion.
+    Raises DataError for an unknown version.
     """
     started = time.perf_counter()
     settings = Settings()
@@ -91,13 +94,60 @@ def release_version(
             reason = f"it was {compared} {_name(judged.champion)}, and now {_name(previous)} serves"
             return ReleaseOutcome("outdated", version, previous, reason, time.perf_counter() - started)
         move = Move(config.name, version, previous, who, why)
-        answer = move.carry_out(registry, action, settings)
+        releases = Releases(open_database(settings.database))
+        running = releases.find_running(config.name)
+        at_once = now or action == "rollback" or previous in (None, version) or not config.release.stages.names
+        if at_once:
+            answer = _move_at_once(move, registry, action, releases, running, settings)
+        else:
+            answer = _start_stages(config, move, action, releases, running, settings)
     logger.info("version %s of %s: %s, %s", version, config.name, answer.status, answer.reason)
     if answer.status == "refused":
         alerts.emit("rollback", config.name, describe_refusal(move, answer.reason, settings))
     elif action == "rollback":
-        alerts.emit("rollback", config.name, describe_rollback(move, settings))
+        alerts.emit("rollback", config.name, describe_rollback(move, settings, running))
     return ReleaseOutcome(answer.status, version, previous, answer.reason, time.perf_counter() - started)
+
+
+def _move_at_once(
+    move: "Move", registry: ModelRegistry, action: Action, releases: Releases, running: StagedRelease | None,
+    settings: Settings,
+) -> Answer:  # fmt: skip
+    """Move the champion, and close the release on its way: a rollback before the move, all else after it."""
+    if running is not None and action == "rollback":
+        releases.end(running, "refused", move.who, move.why or "taken back by a rollback", datetime.now(UTC))
+    answer = move.carry_out(registry, action, settings)
+    if running is None or answer.status == "refused":
+        return answer
+    if action == "rollback":
+        return Answer(answer.status, f"the release of version {running.version} ended in {running.stage}; "
+                                     f"{answer.reason}")  # fmt: skip
+    now = datetime.now(UTC)
+    if running.version == move.version:
+        releases.complete(running, move.who, f"released at once by {move.who}", now, running.record, None, True)
+    elif move.previous != move.version:  # a confirmation of the champion is no reason to end another's release
+        releases.end(running, "withdrawn", move.who, f"version {move.version} was released at once", now)
+    return answer
+
+
+def _start_stages(
+    config: Loop, move: "Move", action: Action, releases: Releases, running: StagedRelease | None, settings: Settings
+) -> Answer:
+    """Begin a release in its first stage, after the service's checks; one that is on its way already goes on."""
+    if running is not None and running.version == move.version:
+        return Answer("staged", f"in {running.stage} since {running.entered_at:%Y-%m-%d %H:%M} UTC: {running.reason}")
+    answer = ask_service(config.name, move.version, settings, check_only=True)
+    if answer.status == "refused":
+        move.refuse(answer.reason)
+        return answer
+    stages, now = config.release.stages, datetime.now(UTC)
+    assert move.previous is not None  # before the first champion there is nothing to compare with
+    first, champion = next_stage(None, stages), move.previous
+    releases.start(config.name, move.version, champion, first, move.who, move.why, action, now)
+    waits = "" if answer.status == "serving" else f", once the service runs ({answer.reason})"
+    way = " -> ".join([*stages.names, "stable"])
+    return Answer("staged", f"in {first}, beside version {champion}{waits}; its way is {way}: "
+                            f"evertune releases {config.name}")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -121,7 +171,7 @@ class Move:
             return ask_service(self.loop, self.version, settings)
         answer = ask_service(self.loop, self.version, settings, check_only=True)
         if answer.status == "refused":
-            self._audit("refuse", f"{answer.reason} (wanted by {self.who})", self.previous, self.version, SERVICE)
+            self.refuse(answer.reason)
             return answer
         self.make(registry, action)
         if answer.status == "serving":  # it passed; a service that could not be asked takes it up when it can
@@ -140,6 +190,10 @@ class Move:
         last = find_last_champion(Ledger(open_database(Settings().database)).audit(self.loop))
         if last != self.version:
             self._audit(action, self.why, last, self.version)
+
+    def refuse(self, reason: str) -> None:
+        """Keep an audit row of the service's no."""
+        self._audit("refuse", f"{reason} (wanted by {self.who})", self.previous, self.version, SERVICE)
 
     def take_back(self, registry: ModelRegistry, reason: str) -> None:
         """Point the alias to the old version again, or to none, and keep an audit row."""
@@ -160,6 +214,7 @@ class Move:
 def choose_rollback(config: Loop, to: str | None) -> Target:
     """Return the version to go back to: the one asked for, or the champion before the current one.
 
+    While a release is on its way that is the champion itself: what is taken back is the version that has not got there.
     Raises DataError when there is no such version or no earlier champion.
     """
     settings = Settings()
@@ -169,7 +224,10 @@ def choose_rollback(config: Loop, to: str | None) -> Target:
     champion = registry.find(config.name, "champion")
     if champion is None:
         raise DataError(f"{config.name} has no champion to go back from; train one: evertune retrain {config.name}")
-    moves = Ledger(open_database(settings.database)).audit(config.name)
+    engine = open_database(settings.database)
+    if Releases(engine).find_running(config.name) is not None:
+        return Target(champion.version, Judged(champion.version))
+    moves = Ledger(engine).audit(config.name)
     previous = find_previous_champion(moves, champion.version)
     if previous is None:
         versions = ", ".join(version.version for version in registry.list_versions(config.name))
@@ -217,10 +275,14 @@ def describe_refusal(move: Move, reason: str, settings: Settings) -> dict[str, s
     }
 
 
-def describe_rollback(move: Move, settings: Settings) -> dict[str, str]:
-    """Return the alert about a rollback that a person asked for."""
+def describe_rollback(move: Move, settings: Settings, running: StagedRelease | None = None) -> dict[str, str]:
+    """Return the alert about a rollback that a person asked for; `running`: a release that it ended on its way."""
+    summary = f"{move.loop}: rolled back from version {move.previous} to version {move.version}"
+    if running is not None and move.previous == move.version:
+        summary = f"{move.loop}: version {running.version} was taken back from {running.stage}, " \
+                  f"version {move.version} serves on"  # fmt: skip
     return {
-        "summary": f"{move.loop}: rolled back from version {move.previous} to version {move.version}",
+        "summary": summary,
         "body": f"**By:** {move.who}\n\n**Why:** {move.why or 'no reason given'}",
         "link": f"{settings.mlflow}/#/models/{move.loop}",
     }
@@ -233,18 +295,6 @@ def name_of_asker() -> str:
 
 def _name(champion: str | None) -> str:
     return f"version {champion}" if champion else "no champion"
-
-
-@contextmanager
-def hold_lock(loop: str, what: Literal["release", "approval"], settings: Settings) -> Iterator[None]:
-    """Hold the loop's only lock of a kind; raises TransientError when another process does for minutes."""
-    folder = settings.root / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / f"{loop}.{what}.lock", timeout=LOCK_SECONDS):
-            yield
-    except Timeout as error:
-        raise TransientError(f"{loop}: another {what} holds the lock for more than {LOCK_SECONDS:.0f} s") from error
 
 
 def _json(response: httpx.Response) -> object:

@@ -6,19 +6,22 @@ import logging
 import statistics
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from configs.schema import Loop
-from infra.serving.batching import MicroBatcher
+from configs.serving_schema import StageName
+from infra.serving.answering import Answered as Answered
+from infra.serving.answering import Asked as Asked
+from infra.serving.answering import Beside, Candidate, Kept, Served, answer_batch
+from infra.serving.batching import Laps, MicroBatcher, Observer
 from infra.serving.problems import not_ready
 from tasks.core.errors import DataError, TransientError
 from tasks.core.predictor import UNKNOWN, Predictor
-from tasks.core.redaction import redact
-from tasks.stores.prediction_log import LoggedPrediction, PredictionLog
+from tasks.stores.prediction_log import PredictionLog
+from tasks.stores.releases import StagedRelease
 
 if TYPE_CHECKING:  # MLflow takes a second to import, and answering does not need it
     from tasks.stores.model_registry import ModelVersion
@@ -40,38 +43,11 @@ class Registry(Protocol):
     def fetch_bundle(self, version: "ModelVersion", cache: Path) -> Path:
         """Return a local folder with the version's bundle."""
 
+    def set_alias(self, loop: str, alias: str, version: str) -> None:
+        """Move an alias."""
 
-@dataclass(frozen=True)
-class Served:
-    """A version that answers."""
-
-    version: str
-    predictor: Predictor
-    since: datetime
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One text on its way to the engine."""
-
-    text: str
-    group: str | None
-    key_id: str
-    request_id: str | None
-    prediction_id: str
-    arrived: float
-
-
-@dataclass(frozen=True)
-class Answered:
-    """One text's answer, already in the prediction log."""
-
-    prediction_id: str
-    version: str
-    label: str
-    score: float
-    scores: dict[str, float]
-    truncated: bool
+    def delete_alias(self, loop: str, alias: str) -> None:
+        """Take an alias away."""
 
 
 class VersionRefused(DataError):
@@ -82,21 +58,36 @@ class Slot:
     """One loop in the service."""
 
     def __init__(
-        self, loop: Loop, log: PredictionLog, cache: Path, threads: int, on_swap: Callable[[str, str], None]
+        self,
+        loop: Loop,
+        log: PredictionLog,
+        cache: Path,
+        threads: int,
+        on_swap: Callable[[str, str], None],
+        observer: Observer | None = None,
     ) -> None:
         self.loop = loop
         self.served: Served | None = None
+        self.candidate: Candidate | None = None  # a version on its way through shadow and canary
+        self.ask_beside: Callable[[Sequence[Beside]], None] | None = None  # who asks the other version as well
         self.refused: str | None = None  # the version that last failed its checks
         self.problem: str | None = None  # why the champion could not be followed when it was last looked up
         self._log = log
         self._cache = cache
         self._threads = threads
         self._on_swap = on_swap
+        self._observer = observer
         self._lock = asyncio.Lock()
         self._ready: tuple[ModelVersion, Predictor, dict[str, float]] | None = None  # checked, and not serving yet
         limits = loop.serving
-        self.batcher: MicroBatcher[Asked, Answered] = MicroBatcher(
-            self._answer_batch, limits.max_batch, limits.max_queue, limits.timeout_seconds, f"engine-{loop.name}"
+        self.batcher: MicroBatcher[Asked, Answered, Kept] = MicroBatcher(
+            self._answer_batch,
+            self._keep,
+            limits.max_batch,
+            limits.max_queue,
+            limits.timeout_seconds,
+            loop.name,
+            observer,
         )
 
     @property
@@ -122,6 +113,8 @@ class Slot:
             if if_champion and await asyncio.to_thread(registry.find, self.loop.name, "champion") != version:
                 return {}  # released past it meanwhile: to serve it now would undo that until the next look
             self._ready = None
+            if self.candidate is not None and self.candidate.version == version:
+                self.candidate = None  # it answers everyone now
             previous = self.served
             self.served = Served(version.version, predictor, self._since(version.version))
             self.refused = None
@@ -141,12 +134,33 @@ class Slot:
             self._ready = (version, predictor, checks)
         return checks
 
-    async def _prepare(self, version: "ModelVersion", registry: Registry) -> tuple[Predictor, dict[str, float]]:
+    async def stage(self, version: "ModelVersion", registry: Registry, release: StagedRelease) -> None:
+        """Load and check a version, and let it answer its stage's part; raises as `switch_to` does.
+
+        One that was loaded before in this release has shown its latency, as what served before a restart has.
+        """
+        async with self._lock:
+            was_loaded = bool(release.record.get("checks"))
+            predictor, checks = await self._prepare(version, registry, time_it=not was_loaded)
+            if self._ready is not None and self._ready[0] == version:
+                self._ready = None
+            stages = self.loop.release.stages
+            asked = stages.shadow if release.stage == "shadow" else stages.canary
+            assert asked is not None
+            served = Served(version.version, predictor, release.entered_at)
+            stage: StageName = "shadow" if release.stage == "shadow" else "canary"
+            self.candidate = Candidate(release, version, served, checks, stage, asked.share)
+
+    async def _prepare(
+        self, version: "ModelVersion", registry: Registry, time_it: bool = True
+    ) -> tuple[Predictor, dict[str, float]]:
         """Return a version that passed its checks, now or when it was asked about before."""
         if self._ready is not None and self._ready[0] == version:
             return self._ready[1:]
+        if self.candidate is not None and self.candidate.version == version:
+            return self.candidate.served.predictor, self.candidate.checks
         try:
-            return await asyncio.to_thread(self._load, version, registry)
+            return await asyncio.to_thread(self._load, version, registry, time_it)
         except DataError as error:
             level = logging.DEBUG if self.refused == version.version else logging.ERROR  # a retry is told once
             self.refused = version.version
@@ -196,54 +210,30 @@ class Slot:
         record = self._recollect()
         return datetime.fromisoformat(record["since"]) if record.get("version") == version else datetime.now(UTC)
 
-    def _load(self, version: "ModelVersion", registry: Registry) -> tuple[Predictor, dict[str, float]]:
+    def _load(self, version: "ModelVersion", registry: Registry, time_it: bool) -> tuple[Predictor, dict[str, float]]:
         folder = registry.fetch_bundle(version, self._cache)
         predictor = Predictor.load(folder, self._threads)
         served_before = self.served is None and self._recollect().get("version") == version.version
         try:
-            return predictor, check_version(predictor, self.loop, time_it=not served_before)
+            return predictor, check_version(predictor, self.loop, time_it=time_it and not served_before)
         except DataError:
             raise
         except Exception as error:  # the engine raises what it likes; whatever it is, such a version never serves
             raise VersionRefused(f"it cannot answer: {type(error).__name__}: {error}") from error
 
-    def _answer_batch(self, asked: list[Asked]) -> list[Answered]:
-        """Answer and log a batch; a swap takes effect from the next batch on."""
+    def _answer_batch(self, asked: list[Asked]) -> tuple[list[Answered], Kept]:
+        """Answer a batch and return what the log must keep of it; a swap takes effect from the next batch on."""
         served = self.served
         if served is None:
             raise not_ready(f"'{self.loop.name}' has no champion yet", 10)
-        prediction = served.predictor.predict([one.text for one in asked], self.loop.serving.max_batch)
-        labels = served.predictor.labels
-        said = prediction.answers
-        now, clock = datetime.now(UTC), time.monotonic()
-        rows, answers = [], []
-        for position, one in enumerate(asked):
-            values = prediction.probabilities[position]
-            scores = {label: round(float(value), 6) for label, value in zip(labels, values, strict=True)}
-            label, score = said[position], round(float(values.max()), 6)
-            truncated = bool(prediction.truncated[position])
-            answers.append(Answered(one.prediction_id, served.version, label, score, scores, truncated))
-            rows.append(
-                LoggedPrediction(
-                    prediction_id=one.prediction_id,
-                    at=now,
-                    loop=self.loop.name,
-                    version=served.version,
-                    stage="stable",
-                    text=redact(one.text),
-                    group=one.group,
-                    label=label,
-                    score=score,
-                    scores=scores,
-                    n_tokens=int(prediction.n_tokens[position]),
-                    truncated=truncated,
-                    latency_ms=round(1000 * (clock - one.arrived), 3),
-                    key_id=one.key_id,
-                    request_id=one.request_id,
-                )
-            )
-        self._log.append(rows)
-        return answers
+        mark = None if self._observer is None else Laps(self._observer).mark
+        return answer_batch(self.loop, served, self.candidate, asked, mark)
+
+    def _keep(self, kept: Kept) -> None:
+        """Commit the rows of a batch; what the other version shall be asked too is only handed on."""
+        self._log.append(kept.rows)
+        if kept.beside and self.ask_beside is not None:
+            self.ask_beside(kept.beside)
 
 
 def check_version(predictor: Predictor, loop: Loop, time_it: bool = True) -> dict[str, float]:

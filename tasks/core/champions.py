@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Protocol
 
-NO_MOVE = frozenset({"refuse", "ask", "lapse", "withdraw"})  # actions that leave the champion where it was
+# Actions that leave the champion where it was; shadow and canary are stages on the way there.
+NO_MOVE = frozenset({"refuse", "ask", "lapse", "withdraw", "shadow", "canary"})
 NO_CHAMPION = "none"  # what a version's tag `champion_then` says of the first
 SERVICE = "service"  # who refuses, in the audit log, where the prediction service said no
 

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, Table, insert, select
 from tasks.core.errors import DataError
 from tasks.stores.database import audit, reading, reports, retrains, writing
 
-Action = Literal["promote", "release", "rollback", "refuse", "ask", "lapse", "withdraw"]
+Action = Literal["promote", "release", "rollback", "refuse", "ask", "lapse", "withdraw", "shadow", "canary"]
 Verdict = Literal["ok", "watch", "drift", "too few"]
 StartedBy = Literal["schedule", "drift", "person"]
 RetrainStatus = Literal["trained", "skipped"]
@@ -17,7 +17,7 @@ RetrainStatus = Literal["trained", "skipped"]
 
 @dataclass(frozen=True)
 class AuditRow:
-    """One move of a loop's champion, the refusal of one, or a question to a person: asked, not answered, withdrawn."""
+    """One move of a loop's champion, the refusal of one, a stage before it, or a question: asked, lapsed, withdrawn."""
 
     at: datetime
     loop: str

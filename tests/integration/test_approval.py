@@ -11,6 +11,7 @@ import pytest
 
 from configs.load import find_loop
 from configs.schema import Loop
+from configs.serving_schema import Canary
 from configs.settings import Settings
 from flows.approve import Approval, approve
 from infra.cli import main
@@ -97,7 +98,7 @@ def alias(registry: ModelRegistry, name: str) -> str | None:
 
 def ask(toy: Loop, registry: ModelRegistry, version: str = "2") -> None:
     registry.set_alias("toy", "challenger", version)
-    asked = ask_for_approval(toy, registry.get("toy", version), alias(registry, "champion"), ["ok: floor: 0.9"])
+    asked = ask_for_approval(toy, registry.get("toy", version), alias(registry, "champion"), "all rules hold")
     assert (asked.version, asked.command, asked.url) == (version, "evertune approve toy", None)
 
 
@@ -319,3 +320,16 @@ def test_the_command_shows_the_table_and_tells_what_cannot_be_answered(
     assert json.loads(shown.out)["status"] == "ended"
     assert "nothing was released: version 2 was withdrawn by evertune on " in shown.err
     assert run(monkeypatch, "approve", "toy", "--version", "3") == 2
+
+
+@pytest.mark.usefixtures("service")
+def test_a_yes_begins_a_release_in_stages(settings: Settings, registry: ModelRegistry, toy: Loop) -> None:
+    stages = toy.release.stages.model_copy(update={"canary": Canary()})
+    staged = toy.model_copy(update={"release": toy.release.model_copy(update={"stages": stages})})
+    ask(staged, registry)
+    asked = read_question.fn(staged, None)
+    for expected in ("in canary, beside version 1; ", "in canary: "):  # the second: a task that was tried again
+        settled = settle_question.fn(staged, asked, "yes", "looks right", "ann")
+        assert (settled["status"], settled["reason"].startswith(expected)) == ("staged", True), settled
+    assert (alias(registry, "champion"), alias(registry, "challenger")) == ("1", "2")
+    assert [row.action for row in audit(settings)] == ["ask", "canary"]

@@ -19,24 +19,11 @@ from tasks.stores.model_registry import ModelRegistry, open_registry
 from tests.support.admin_stub import AdminStub, running_admin_stub
 from tests.support.ports import free_port
 from tests.support.toy_loop import write_toy_loop
-from tests.support.versions import register_tiny_version
-
-LABELS = ["negative", "positive"]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose registry holds versions 1, 2 and 3 of the toy loop."""
-    home = tmp_path_factory.mktemp("store")
-    registry = open_registry(Settings(home=home, mlflow_port=free_port()))
-    for number in ("1", "2", "3"):
-        assert register_tiny_version(registry, home / "made" / number, "toy", LABELS) == number
-    return home
 
 
 @pytest.fixture
 def settings(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The registry of the module, and a ledger of the test's own."""
+    """The shared registry, and a ledger of the test's own."""
     monkeypatch.setenv("EVERTUNE_HOME", str(store))
     monkeypatch.setenv("EVERTUNE_DATABASE_URL", f"sqlite:///{tmp_path / 'ledger.db'}")
     monkeypatch.setenv("EVERTUNE_OPERATOR_TOKEN", "operator-of-a-test")
