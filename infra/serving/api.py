@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse, Response
 
 from infra.serving.access import OPERATOR, Caller
@@ -21,8 +21,9 @@ from infra.serving.bodies import (
     PredictInput,
     PredictRequest,
     ProblemAnswer,
-    UsageRow,
 )
+from infra.serving.json_bodies import DirectRoute, Json, require_json
+from infra.serving.limits import admit
 from infra.serving.problems import ApiProblem, not_ready
 from infra.serving.service import caller_of, service_of
 from infra.serving.slots import Answered, Asked, Slot, new_prediction_id
@@ -30,7 +31,6 @@ from tasks.core.predictor import UNKNOWN
 from tasks.stores.prediction_log import PredictionLog
 
 WhoCalls = Annotated[Caller, Depends(caller_of)]
-EARLIEST = date(2020, 1, 1)  # before the first prediction of any stack
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemAnswer, "description": description}
     for status, description in {
@@ -42,6 +42,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         413: "A text or the body is too long",
         415: "The body is not application/json",
         422: "The body does not fit",
+        429: "The plan of this key allows no more now; see Retry-After",
         503: "Not ready or too busy; see Retry-After",
     }.items()
 }
@@ -52,32 +53,20 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: PROBLEMS[status] for status in statuses}
 
 
-async def require_json(request: Request) -> None:
-    """Raise the 415 problem unless the body says it is JSON."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
-        raise ApiProblem(415, "unsupported_media_type", "send 'Content-Type: application/json'")
-
-
 router = APIRouter(prefix="/v1")
+predictions = APIRouter(prefix="/v1", route_class=DirectRoute)
 
 
-@router.post(
+@predictions.post(
     "/loops/{loop}/predict",
     response_model=PredictAnswer,
-    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
-    dependencies=[Depends(require_json)],
+    responses=problems(400, 401, 403, 404, 413, 415, 422, 429, 503),
     tags=["predictions"],
 )
 async def predict(loop: str, body: PredictRequest, request: Request, caller: WhoCalls) -> Response:
     """Label texts. A 200 answer means that every prediction is in the prediction log."""
-    service = service_of(request)
-    slot = service.slot_for(loop, caller)
-    inputs = body.as_inputs()
-    answers = await answer(slot, inputs, caller)
-    for one in answers:
-        service.metrics.texts.labels(loop, one.version, one.label).inc()
-    return JSONResponse(
+    answers = await answer_request(request, loop, body.as_inputs(), caller)
+    return Json(
         {
             "loop": loop,
             "version": answers[0].version,
@@ -89,10 +78,22 @@ async def predict(loop: str, body: PredictRequest, request: Request, caller: Who
                     "scores": one.scores,
                     "truncated": one.truncated,
                 }
+                | ({"version": one.version} if one.version != answers[0].version else {})
                 for one in answers
             ],
         }
     )
+
+
+async def answer_request(request: Request, loop: str, inputs: list[PredictInput], caller: Caller) -> list[Answered]:
+    """Return one logged and metered answer per input; raises the problem of what the key or the loop does not allow."""
+    service = service_of(request)
+    slot = service.slot_for(loop, caller)
+    admission = await admit(request, caller, len(inputs))
+    answers = await answer(slot, inputs, caller)
+    admission.settle(len(answers))
+    service.metrics.count_texts(loop, answers)
+    return answers
 
 
 async def answer(slot: Slot, inputs: list[PredictInput], caller: Caller) -> list[Answered]:
@@ -124,7 +125,7 @@ async def answer(slot: Slot, inputs: list[PredictInput], caller: Caller) -> list
 @router.post(
     "/loops/{loop}/feedback",
     response_model=FeedbackStatus | FeedbackAnswer,
-    responses=problems(400, 401, 403, 404, 409, 413, 415, 422),
+    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
     dependencies=[Depends(require_json)],
     tags=["feedback"],
 )
@@ -176,14 +177,14 @@ def _record_one(log: PredictionLog, slot: Slot, item: FeedbackItem, caller: Call
     )
 
 
-@router.get("/loops", response_model=list[LoopInfo], responses=problems(401), tags=["loops"])
+@router.get("/loops", response_model=list[LoopInfo], responses=problems(401, 503), tags=["loops"])
 async def list_loops(request: Request, caller: WhoCalls) -> list[LoopInfo]:
     """Return the loops that this key may use."""
     slots = service_of(request).slots
     return [describe_loop(slots[name]) for name in sorted(slots) if caller.may_use(name)]
 
 
-@router.get("/loops/{loop}", response_model=LoopInfo, responses=problems(401, 403, 404), tags=["loops"])
+@router.get("/loops/{loop}", response_model=LoopInfo, responses=problems(401, 403, 404, 503), tags=["loops"])
 async def read_loop(loop: str, request: Request, caller: WhoCalls) -> LoopInfo:
     """Return what a loop answers, and with which version since when."""
     return describe_loop(service_of(request).slot_for(loop, caller))
@@ -201,23 +202,3 @@ def describe_loop(slot: Slot) -> LoopInfo:
         since=slot.served.since if slot.served else None,
         limits=LoopLimits(max_texts=limits.max_texts, max_chars=limits.max_chars),
     )
-
-
-@router.get("/usage", response_model=list[UsageRow], responses=problems(401, 422), tags=["usage"])
-async def read_usage(
-    request: Request,
-    caller: WhoCalls,
-    since: Annotated[date | None, Query(description="First UTC day; 30 days ago by default", ge=EARLIEST)] = None,
-    until: Annotated[date | None, Query(description="Last UTC day; today by default", ge=EARLIEST)] = None,
-) -> list[UsageRow]:
-    """Return what this key used per loop and UTC day, counted from the prediction log itself."""
-    today = datetime.now(UTC).date()
-    last = min(until or today, today)
-    first = since or last - timedelta(days=30)
-    if first > last:
-        raise ApiProblem(422, "invalid_request", f"since: {first} is after {last}")
-    start = datetime(first.year, first.month, first.day, tzinfo=UTC)
-    end = datetime(last.year, last.month, last.day, tzinfo=UTC) + timedelta(days=1)
-    key_id = None if caller.key_id == OPERATOR else caller.key_id
-    frame = await asyncio.to_thread(service_of(request).log.usage, key_id, start, end)
-    return [UsageRow.model_validate(row) for row in frame.to_dict("records")]

@@ -12,13 +12,17 @@ MAX_FEEDBACK_ITEMS = 1000
 
 def check_unicode(value: str) -> str:
     """Return a string that can be stored; raises ValueError for half of a surrogate pair, which JSON can smuggle in."""
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError("is not valid Unicode (a lone surrogate)")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("is not valid Unicode (a lone surrogate)") from error
     return value
 
 
 def check_name(value: str) -> str:
     """Return a string that can be stored and shown; raises ValueError for one with control characters."""
+    if value.isprintable():  # the usual case, told in one pass: printable are neither controls nor surrogates
+        return value
     check_unicode(value)
     control = CONTROL.search(value)
     if control is not None:
@@ -29,7 +33,7 @@ def check_name(value: str) -> str:
 
 def check_text(text: str) -> str:
     """Return a text that a model can be asked about; raises ValueError for an empty one or control characters."""
-    if not text.strip():
+    if not text or text.isspace():
         raise ValueError("is empty; accepted is text of at least one visible character")
     return check_name(text)
 
@@ -95,6 +99,9 @@ class PredictedText(BaseModel):
     score: float = Field(description="The probability of the likeliest label, also where the answer is `unknown`")
     scores: dict[str, float] = Field(description="The probability of every label; they sum to 1")
     truncated: bool = Field(description="The text was longer than the model reads; its tail was left out")
+    version: str | None = Field(
+        None, description="The version that answered this text, where it is another than the call's (a canary)"
+    )
 
 
 class PredictAnswer(BaseModel):
@@ -103,6 +110,26 @@ class PredictAnswer(BaseModel):
     loop: str
     version: str
     predictions: list[PredictedText]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "loop": "product-sentiment",
+                    "version": "3",
+                    "predictions": [
+                        {
+                            "prediction_id": "0198c2a57b1e4f0d9c3a6b8e2d714f05",
+                            "label": "negative",
+                            "score": 0.98,
+                            "scores": {"negative": 0.98, "neutral": 0.01, "positive": 0.01},
+                            "truncated": False,
+                        }
+                    ],
+                }
+            ]
+        }
+    )
 
 
 class FeedbackItem(Body):
@@ -215,9 +242,4 @@ class ReleaseRequest(Body):
     version: Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
     check_only: bool = False
 
-
-class CreateKeyRequest(Body):
-    """A new key; `loops` null: all of them."""
-
-    name: Name
-    loops: list[str] | None = None
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"version": "7", "check_only": True}]})

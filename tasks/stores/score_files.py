@@ -167,7 +167,7 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any] | None]:
             if not line.strip():
                 continue
             row = None
-            with suppress(json.JSONDecodeError):
+            with suppress(ValueError, RecursionError):  # also a number of thousands of digits, thousands of brackets
                 row = json.loads(line)
             yield row if isinstance(row, dict) else None
 
