@@ -5,17 +5,19 @@ Two more files belong to a loop: the preset that `training.preset` names, and `N
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
 
 from configs.schema import Loop
+from configs.sections import Section
 
 Place = tuple[str | int, ...]
 Origins = dict[Place, tuple[Path, int]]  # the file and line that each key comes from
 PRESETS = Path(__file__).parent / "presets"
 CASES = ".cases.yaml"
+AnySection = TypeVar("AnySection", bound=Section)
 SOURCE_KINDS = {"csv", "jsonl", "parquet", "package", "sql", "hub"}  # the tags of schema.AnySource
 
 
@@ -33,9 +35,18 @@ def load_loop(path: Path, changes: Sequence[str] = ()) -> Loop:
         _apply_change(document, change)
     _add_preset(document, origins, path)
     _add_cases(document, origins, path)
-    loop = _validated(document, path, origins)
+    loop = _validated(document, path, origins, Loop)
     _check_searched_presets(loop, origins, path)
     return loop
+
+
+def load_section(path: Path, section: type[AnySection], context: Any = None) -> AnySection:
+    """Return the section that is all of a YAML file; raises ConfigError with one line per problem.
+
+    `context`: what its validators know beyond the file.
+    """
+    document, origins = _read_yaml(path)
+    return _validated(document, path, origins, section, context)
 
 
 def find_loop(name_or_path: str, loops_dir: Path, changes: Sequence[str] = ()) -> Loop:
@@ -231,12 +242,14 @@ def _step_into(target: Any, key: str, change: str) -> Any:
     return target.setdefault(key, {})
 
 
-def _validated(document: dict[str, Any], path: Path, origins: Origins) -> Loop:
+def _validated(
+    document: dict[str, Any], path: Path, origins: Origins, section: type[AnySection], context: Any = None
+) -> AnySection:
     try:
-        return Loop.model_validate(document)
+        return section.model_validate(document, context=context)
     except ValidationError as error:
         found = [one for problem in error.errors(include_url=False) for one in _spread(problem)]
-        raise ConfigError("\n".join(_describe(problem, path, origins) for problem in found)) from error
+        raise ConfigError("\n".join(_describe(problem, path, origins, section) for problem in found)) from error
 
 
 def _spread(problem: Any) -> list[Any]:
@@ -247,14 +260,14 @@ def _spread(problem: Any) -> list[Any]:
     return [{**problem, "loc": (*problem["loc"], *place), "msg": told, "input": None} for place, told in places]
 
 
-def _describe(problem: Any, path: Path, origins: Origins) -> str:
+def _describe(problem: Any, path: Path, origins: Origins, section: type[Section]) -> str:
     place, (file, line) = _locate(tuple(problem["loc"]), origins, path)
     found = problem["input"]
     shown = f" (got {found!r})" if isinstance(found, str | int | float | bool) else ""
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         message, shown = (
-            f"unknown key; accepted here: {', '.join(_accepted(place[:-1])) or 'see configs/schema.py'}",
+            f"unknown key; accepted here: {', '.join(_accepted(section, place[:-1])) or 'see configs/schema.py'}",
             "",
         )
     if problem["type"] == "missing":
@@ -274,13 +287,17 @@ def _locate(place: Place, origins: Origins, path: Path) -> tuple[Place, tuple[Pa
     return clean, (path, 1)
 
 
-def _accepted(place: Place) -> list[str]:
-    """Return the keys that the schema accepts at a place, as far as the place is a plain section."""
-    section: Any = Loop
+def _accepted(root: type[Section], place: Place) -> list[str]:
+    """Return the keys that the schema accepts at a place, as far as it is a plain section or one of several by name."""
+    section: Any = root
     for step in place:
+        if get_origin(section) is dict:
+            section = get_args(section)[1]
+            continue
         field = getattr(section, "model_fields", {}).get(step)
         section = field.annotation if field is not None else None
-    return [field.alias or name for name, field in getattr(section, "model_fields", {}).items()]
+    fields = getattr(section, "model_fields", {})
+    return [field.alias or name for name, field in fields.items() if not field.exclude]
 
 
 def _dotted(place: Place) -> str:

@@ -16,6 +16,7 @@ class Settings(BaseSettings):
 
     home: Path = Path(".evertune")  # all state of this stack
     loops_dir: Path = Path("configs/loops")
+    plans_file: Path = Path(__file__).parent / "plans.yaml"  # what keys of the prediction API cost and may ask
     host: str = "127.0.0.1"  # where the servers listen
     prefect_port: int = Field(4200, ge=1, le=65535)
     mlflow_port: int = Field(5000, ge=1, le=65535)
@@ -32,6 +33,7 @@ class Settings(BaseSettings):
     ray_storage: Path | None = None  # a folder that all machines of the cluster share; absent: under home
     tuning_processes: int | None = Field(None, ge=1, le=256)  # trials at a time; absent: one per CUDA device, else one
     serving_threads: int = Field(2, ge=1, le=256)
+    limits_url: SecretStr | None = None  # a Redis that replicas share for rate limits; absent: each counts alone
     alias_poll_seconds: float = Field(5.0, gt=0, le=3600)  # how soon the service sees an alias moved elsewhere
 
     @property
@@ -69,7 +71,12 @@ class Settings(BaseSettings):
         """Return the SQLAlchemy URL of the prediction log."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite:///{self.root / 'evertune.db'}"
+        return f"sqlite:///{self.database_file}"
+
+    @property
+    def database_file(self) -> Path:
+        """Return the SQLite file of the prediction log, used where no database URL is set."""
+        return self.root / "evertune.db"
 
     @property
     def snapshots(self) -> str:

@@ -64,7 +64,10 @@ def loop_tag(loop: str) -> str:
 def plan_deployments(loops: Sequence[schema.Loop]) -> list[Plan]:
     """Return the deployments that a set of loops needs."""
     plans = [plan for loop in loops for plan in _plan_loop(loop)]
-    description = "Delete predictions, reports and checkpoints that are past their time. Every night, for all loops."
+    description = (
+        "Delete predictions, reports and checkpoints that are past their time; write the statements of ended months. "
+        "Every night, for all loops."
+    )
     nightly = schema.Schedule(cron="30 3 * * *")
     tags = (OWNER_TAG, *(loop_tag(loop.name) for loop in loops))  # it works for all, so its failure alerts all
     return [*plans, Plan(upkeep, "evertune", description, CANCEL_NEW, {}, tags, nightly)]

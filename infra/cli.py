@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from configs.load import ConfigError, find_loop, find_loop_file, load_all_loops
-from infra import cli_approve, cli_cases, cli_data, cli_keys, cli_stack, cli_tuning
+from configs.plans import load_plans
+from infra import cli_approve, cli_cases, cli_data, cli_keys, cli_releases, cli_stack, cli_tuning
 from infra.output import FAILED, REFUSED, USAGE, JsonOption, Output
 from tasks.core.errors import DataError, TransientError
 
@@ -95,17 +96,23 @@ def release(
     loop: LoopArgument,
     version: Annotated[str, typer.Argument(help="Number of the version in the MLflow registry")],
     why: WhyOption = "",
+    now: Annotated[bool, typer.Option("--now", help="Serve everyone at once, without shadow and canary")] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make the service answer with a registered version, after its checks; exit code 3 when it refuses.
 
-    evertune release product-sentiment 3 --why "better on the newest slice"
+    Where the loop asks for stages, it goes through them first: `evertune releases` shows where it stands.
+
+        evertune release product-sentiment 3 --why "better on the newest slice"
+
+        evertune release product-sentiment 3 --now
     """
     if dry_run:
-        _plan_move(loop, version, as_json)
+        _plan_move(loop, version, as_json, now=now)
         return
-    _finish_move(_run("release", loop, {"loop": loop, "version": version, "why": why}, as_json))
+    parameters = {"loop": loop, "version": version, "why": why, "now": now}
+    _finish_move(_run("release", loop, parameters, as_json))
 
 
 @app.command()
@@ -117,6 +124,8 @@ def rollback(
     as_json: JsonOption = False,
 ) -> None:
     """Go back to the version that served before, or to a version of your choice.
+
+    While a version is on its way through shadow and canary, that one is taken back and the champion serves on.
 
     evertune rollback product-sentiment
 
@@ -152,24 +161,26 @@ def predict(
 
 @app.command()
 def check(loops: Annotated[list[str] | None, typer.Argument(metavar="[LOOP…]", help="Default: all")] = None) -> None:
-    """Check loops' YAML files against the schema; every problem as file:line: key: message.
+    """Check loops' YAML files and the plans of the prediction API; every problem as file:line: key: message.
 
     evertune check                       evertune check product-sentiment my-loop.yaml
     """
-    from infra.preflight import find_label_problems, read_settings
+    from infra.preflight import find_label_problems, find_plan_problems, read_settings
 
     settings = read_settings()
     found = [find_loop(loop, settings.loops_dir) for loop in loops] if loops else load_all_loops(settings.loops_dir)
-    if problems := find_label_problems(found, settings):
+    if problems := [*find_label_problems(found, settings), *find_plan_problems(settings)]:
         raise ConfigError("\n".join(problems))
     for loop in found:
         print(f"{loop.name}: fits the schema ({len(loop.labels)} labels, {len(loop.data.sources)} sources)")
+    print(f"{settings.plans_file.name}: fits the schema ({', '.join(load_plans(settings.plans_file).plans)})")
 
 
 app.add_typer(cli_keys.app, name="keys")
 cli_data.add_to(app)
 cli_cases.add_to(app)
 cli_approve.add_to(app)
+cli_releases.add_to(app)
 cli_tuning.add_to(app)
 
 
@@ -205,10 +216,12 @@ def _run(name: str, loop: str, parameters: dict[str, Any], as_json: bool, here: 
     return record
 
 
-def _plan_move(loop: str, version: str | None, as_json: bool, is_rollback: bool = False) -> None:
+def _plan_move(loop: str, version: str | None, as_json: bool, is_rollback: bool = False, now: bool = False) -> None:
     from infra.preflight import read_settings
     from tasks.release import choose_rollback
+    from tasks.stores.database import open_database
     from tasks.stores.model_registry import open_registry
+    from tasks.stores.releases import Releases
 
     settings = read_settings()
     config = find_loop(loop, settings.loops_dir)
@@ -216,9 +229,14 @@ def _plan_move(loop: str, version: str | None, as_json: bool, is_rollback: bool 
     target = choose_rollback.fn(config, version) if is_rollback else registry.get(loop, version or "")
     chosen = target.version
     champion = registry.find(loop, "champion")
-    record = {"loop": loop, "from": champion.version if champion else None, "to": chosen, "dry_run": True}
+    running = Releases(open_database(settings.database)).find_running(loop)
+    record: dict[str, Any] = {"loop": loop, "from": champion.version if champion else None, "to": chosen}
+    record["stages"] = [] if is_rollback or now or champion is None else list(config.release.stages.names)
+    record |= {"ends": running.version if running and running.version != chosen else None, "dry_run": True}
+    way = f" through {' and '.join(record['stages'])}" if record["stages"] else ""
+    ends = f"; the release of version {record['ends']} would end" if record["ends"] else ""
     output = Output(as_json)
-    output.say(f"{loop}: would go from version {record['from']} to version {chosen}; nothing was changed")
+    output.say(f"{loop}: would go from version {record['from']} to version {chosen}{way}{ends}; nothing was changed")
     output.finish(record)
 
 

@@ -3,12 +3,13 @@
 Rows that were parked or look wrong, files that loops are made of, rows to forget.
 """
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infra.cli_keys import usage
+from infra.cli_usage import usage
 from infra.output import JsonOption, Output
 
 if TYPE_CHECKING:
@@ -156,12 +157,18 @@ def erase(
     """
     from infra.preflight import read_settings
     from tasks.stores.database import open_database
+    from tasks.stores.job_files import JobFiles, erase_jobs
+    from tasks.stores.jobs import Jobs
     from tasks.stores.prediction_log import PredictionLog
     from tasks.stores.snapshots import SnapshotStore
     from tasks.stores.training_files import erase_training_copies
 
-    settings = read_settings()
-    log, store = PredictionLog(open_database(settings.database)), SnapshotStore(settings.snapshots)
+    settings, output = read_settings(), Output(as_json)
+    database = open_database(settings.database)
+    log, store = PredictionLog(database), SnapshotStore(settings.snapshots)
+    if key is not None and prediction is None and group is None:
+        n_jobs = erase_jobs(Jobs(database), JobFiles(settings.root / "jobs"), key, datetime.now(UTC))
+        output.say(f"the files of {n_jobs} jobs of this key are deleted")
     found = log.find_ids(prediction_id=prediction, key_id=key, group=group)
     only_group = group if prediction is None and key is None else None
     only_row = {f"feedback:{prediction}"} if prediction is not None and key is None and group is None else set()
@@ -175,7 +182,6 @@ def erase(
     if snapshots:
         erase_training_copies(settings.root, settings.ray_storage)
     n_erased = log.erase(prediction_id=prediction, key_id=key, group=group)
-    output = Output(as_json)
     n_snapshots = sum(len(gone) for gone in snapshots.values())
     output.say(f"{n_erased} predictions erased, and {n_snapshots} snapshots that held them as training rows")
     versions = _list_learnt(settings, snapshots, output)

@@ -43,6 +43,7 @@ def build_environment(settings: Settings, base: Mapping[str, str], launch_dir: P
     environment |= {
         "EVERTUNE_HOME": str(settings.root),
         "EVERTUNE_LOOPS_DIR": str((launch_dir / settings.loops_dir.expanduser()).absolute()),
+        "EVERTUNE_PLANS_FILE": str((launch_dir / settings.plans_file.expanduser()).absolute()),
         "PREFECT_HOME": str(settings.root / "prefect"),
         "PREFECT_API_URL": settings.prefect_api,
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",

@@ -2,12 +2,14 @@
 
 import json
 import tomllib
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from packaging.requirements import Requirement
 from pydantic import ValidationError
 
-from configs.load import ConfigError, load_all_loops
+from configs.load import ConfigError, list_loop_files, load_all_loops
+from configs.plans import load_plans
 from configs.schema import Loop
 from configs.settings import Settings
 from infra.environment import ROOT
@@ -36,6 +38,7 @@ def check(settings: Settings, servers: list[Server]) -> list[Loop]:
     except ConfigError as error:
         problems += str(error).splitlines()
     problems += find_label_problems(loops, settings)
+    problems += find_plan_problems(settings)
     problems += find_port_problems(settings.host, list_ports(servers))
     if problems:
         raise ConfigError("\n".join(problems))
@@ -64,6 +67,29 @@ def find_label_problems(loops: list[Loop], settings: Settings) -> list[str]:
                 f"{list(labels)}; got {loop.labels}. Put them back, or give the loop with other labels a new name"
             )
     return problems
+
+
+def find_plan_problems(settings: Settings) -> list[str]:
+    """Return one line for each problem of the plans, and for each valid key whose plan is not one of them.
+
+    Keys are looked at only where this home has their database: a check makes none, and needs no server.
+    """
+    try:
+        plans = load_plans(settings.plans_file, [path.stem for path in list_loop_files(settings.loops_dir)])
+    except ConfigError as error:
+        return str(error).splitlines()
+    if settings.database_url is not None or not settings.database_file.is_file():
+        return []
+    from tasks.stores.api_keys import ApiKeys
+    from tasks.stores.database import open_database
+
+    now, known = datetime.now(UTC), ", ".join(plans.plans)
+    return [
+        f"{settings.plans_file}: plans: no plan '{key.plan}', which {key.key_id} ({key.name}) has; there are: {known}. "
+        f"Put it back, or: evertune keys change {key.key_id} --plan PLAN"
+        for key in ApiKeys(open_database(settings.database)).list()
+        if key.plan is not None and key.plan not in plans.plans and key.state(now) == "valid"
+    ]
 
 
 def find_package_problems() -> list[str]:

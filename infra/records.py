@@ -42,6 +42,7 @@ def describe_record(name: str, record: dict[str, Any]) -> list[str]:
 ENDS = {
     "serving": "the gate promotes it, and it serves",
     "pending": "the gate promotes it; the service takes it up when it runs",
+    "staged": "the gate promotes it; it goes through its stages first, and the champion serves on until then",
     "refused": "the gate promotes it, but the service refused it: the champion before, if there is one, serves on",
     "not promoted": "the gate refuses it; the champion serves on",
     "outdated": "the champion changed while it was judged, so nothing was released; a retrain judges it again",
@@ -66,7 +67,7 @@ def _retrain(record: dict[str, Any]) -> list[str]:
 
 
 def _approve(record: dict[str, Any]) -> list[str]:
-    if record["status"] in ("serving", "pending", "refused"):
+    if record["status"] in ("serving", "pending", "staged", "refused"):
         return [f"version {record['version']} is {record['status']}: {record['reason']}"]
     if record["status"] == "turned down":
         return [f"version {record['version']} stays a challenger: {record['reason']}"]

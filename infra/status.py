@@ -14,6 +14,7 @@ from tasks.core.champions import NO_MOVE
 from tasks.core.errors import TransientError
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger
+from tasks.stores.releases import Releases
 
 REMEMBERED = 50  # retrains among which the one that asked is looked for
 
@@ -30,11 +31,12 @@ class ServerStatus:
 
 @dataclass(frozen=True)
 class LoopStatus:
-    """One loop: the version that answers, the one that waits for approval, the last retrain, the newest verdict."""
+    """One loop: the version that answers, those that wait for approval or are in a stage, last retrain and verdict."""
 
     name: str
     champion: str | None
     waiting: dict[str, Any] | None
+    staged: dict[str, Any] | None
     last_retrain: dict[str, Any] | None
     last_verdict: dict[str, Any] | None
 
@@ -76,7 +78,8 @@ def read_servers(settings: Settings) -> list[ServerStatus]:
 
 def read_loop_status(settings: Settings, loop: str, approval_days: float = 7) -> LoopStatus:
     """Return where a loop stands, from the ledger and, while it runs, the service."""
-    ledger = Ledger(open_database(settings.database))
+    engine = open_database(settings.database)
+    ledger, running = Ledger(engine), Releases(engine).find_running(loop)
     retrains, reports = ledger.recent_retrains(loop, 1), ledger.recent_reports(loop, 1)
     last_retrain = None
     if retrains:
@@ -87,7 +90,11 @@ def read_loop_status(settings: Settings, loop: str, approval_days: float = 7) ->
     if reports:
         last_verdict = {"at": reports[0].at.isoformat(), "verdict": reports[0].verdict, "version": reports[0].version}
     waiting = _waiting(ledger, loop, approval_days)
-    return LoopStatus(loop, _champion(settings, loop, ledger), waiting, last_retrain, last_verdict)
+    staged = None
+    if running is not None:
+        staged = {"version": running.version, "stage": running.stage, "reason": running.reason}
+        staged |= {"since": running.entered_at.isoformat(timespec="seconds")}
+    return LoopStatus(loop, _champion(settings, loop, ledger), waiting, staged, last_retrain, last_verdict)
 
 
 def describe_status(status: dict[str, Any]) -> list[str]:
@@ -104,6 +111,9 @@ def describe_status(status: dict[str, Any]) -> list[str]:
             lines.append(f"  version {waiting['version']} waits for approval since {waiting['since']}, until "
                          f"{waiting['until']}: {waiting['command']}")  # fmt: skip
             lines += [f"  {waiting['url']}"] if waiting["url"] else []
+        if staged := loop["staged"]:
+            lines.append(f"  version {staged['version']} is in {staged['stage']} since {staged['since']}: "
+                         f"{staged['reason']}")  # fmt: skip
         if retrain:
             lines.append(f"  last retrain {retrain['at']}: {retrain['status']}, version {retrain['version']}")
         if verdict:

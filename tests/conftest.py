@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.support.stack_fixtures"]
+pytest_plugins = ["tests.support.stack_fixtures", "tests.support.release_fixtures"]
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as every process of the stack: servers and tests share the cores
 
 TESTS = Path(__file__).parent

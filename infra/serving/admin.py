@@ -2,26 +2,22 @@
 
 import asyncio
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from infra.serving.access import OPERATOR, Caller
-from infra.serving.api import problems, require_json
-from infra.serving.bodies import CreateKeyRequest, ReleaseRequest
+from infra.serving.api import problems
+from infra.serving.bodies import ReleaseRequest
+from infra.serving.json_bodies import require_json
 from infra.serving.problems import ApiProblem, not_ready
-from infra.serving.service import service_of
+from infra.serving.service import require_operator, service_of
 from infra.serving.slots import VersionRefused
 from tasks.core.errors import DataError, TransientError
 
 ALL = Caller(OPERATOR, None)
-
-
-async def require_operator(request: Request) -> None:
-    """Raise the 401 or 403 problem unless the operator asks."""
-    await service_of(request).access.require_operator(request)
+RECENT_RELEASES = 20
 
 
 health = APIRouter(tags=["health"])
@@ -45,7 +41,12 @@ async def readyz(request: Request) -> dict[str, Any]:
                                             for name, slot in service.slots.items()}}  # fmt: skip
 
 
-@health.get("/metrics", dependencies=[Depends(require_operator)], responses=problems(401, 403))
+@health.get(
+    "/metrics",
+    dependencies=[Depends(require_operator)],
+    response_class=PlainTextResponse,
+    responses=problems(401, 403, 503),
+)
 async def metrics(request: Request) -> Response:
     """Return what Prometheus scrapes, with the operator token as its bearer token."""
     service = service_of(request)
@@ -58,7 +59,7 @@ async def metrics(request: Request) -> Response:
 
 @router.post(
     "/loops/{loop}/release",
-    responses=problems(400, 401, 403, 404, 409, 415, 422, 503),
+    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
     dependencies=[Depends(require_json)],
 )
 async def release(loop: str, body: ReleaseRequest, request: Request) -> Response:
@@ -84,26 +85,11 @@ async def release(loop: str, body: ReleaseRequest, request: Request) -> Response
     return JSONResponse({"status": status, "version": body.version, "previous": previous, "checks": checks})
 
 
-@router.get("/keys", responses=problems(401, 403))
-async def list_keys(request: Request) -> list[dict[str, Any]]:
-    """Return every key without its secret."""
-    return [asdict(key) for key in await asyncio.to_thread(service_of(request).keys.list)]
-
-
-@router.post("/keys", status_code=201, responses=problems(400, 401, 403, 404, 415, 422),
-             dependencies=[Depends(require_json)])  # fmt: skip
-async def create_key(body: CreateKeyRequest, request: Request) -> dict[str, Any]:
-    """Make a key; its secret is shown this once."""
+@router.get("/loops/{loop}/releases", responses=problems(401, 403, 404, 503))
+async def list_releases(loop: str, request: Request) -> dict[str, Any]:
+    """Return the release that is on its way, with what its limits say, and the newest ones that went through stages."""
     service = service_of(request)
-    for loop in body.loops or []:
-        service.slot_for(loop, ALL)
-    key, secret = await asyncio.to_thread(service.keys.create, body.name, body.loops, datetime.now(UTC))
-    return {**asdict(key), "secret": secret}
-
-
-@router.delete("/keys/{key_id}", responses=problems(401, 403, 404))
-async def revoke_key(key_id: str, request: Request) -> dict[str, str]:
-    """End a key; it may answer for a few seconds more."""
-    if not await asyncio.to_thread(service_of(request).keys.revoke, key_id, datetime.now(UTC)):
-        raise ApiProblem(404, "unknown_key", "there is no such live key")
-    return {"status": "revoked"}
+    service.slot_for(loop, ALL)
+    running = await asyncio.to_thread(service.releases.find_running, loop)
+    recent = await asyncio.to_thread(service.releases.list_recent, loop, RECENT_RELEASES)
+    return {"running": running and asdict(running), "recent": [asdict(release) for release in recent]}

@@ -1,6 +1,7 @@
 """Puts the service together: routes, pages, limits of a body, headers, and how failures are told."""
 
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,7 +13,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from configs.settings import Settings
-from infra.serving import admin, api, pages
+from infra.serving import admin, api, inference_protocol, invocations, jobs, key_admin, usage
+from infra.serving.limits import ADMISSION, Admission
+from infra.serving.openapi import describe_well
+from infra.serving.pages import site
 from infra.serving.problems import (
     ApiProblem,
     answer_http_exception,
@@ -27,6 +31,7 @@ from tasks.core.errors import TransientError
 
 logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 8 * 1024 * 1024
+UPLOADS = re.compile(r"/v1/loops/[^/]+/jobs")
 DESCRIPTION = "Labels texts with fine-tuned models that are kept true to today's data."
 
 
@@ -48,9 +53,21 @@ def create_app(settings: Settings, open_registry: Callable[[], Registry]) -> Fas
         title="Evertune", version="1", description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.service = service
-    for router in (api.router, admin.router, admin.health, pages.router):
+    for router in (
+        api.predictions,
+        api.router,
+        invocations.router,
+        inference_protocol.router,
+        jobs.router,
+        admin.router,
+        admin.health,
+        key_admin.router,
+        usage.router,
+        site.router,
+    ):
         app.include_router(router)
-    app.mount("/static", pages.static_files(), name="static")
+    describe_well(app)
+    app.mount("/static", site.static_files(), name="static")
     app.add_exception_handler(ApiProblem, answer_problem)
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_exception_handler(RequestValidationError, answer_invalid)
@@ -73,7 +90,7 @@ async def _answer_failure(_request: Request, _problem: Exception) -> Response:
 
 
 class BodyLimit:
-    """Answers 413 as soon as a body is longer than allowed, without reading the rest."""
+    """Answers 413 as soon as a body is longer than allowed, without reading the rest; jobs limit their own uploads."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -81,7 +98,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count the bytes of each body on their way in."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or UPLOADS.fullmatch(scope["path"]):
             await self._app(scope, receive, send)
             return
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
@@ -105,6 +122,11 @@ class BodyLimit:
 
     def _refuse(self) -> Response:
         return render(413, "body_too_long", self._message())
+
+
+def _limit_headers(admission: Admission | None) -> list[tuple[bytes, bytes]]:
+    headers = {} if admission is None else admission.headers
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
 class Observed:
@@ -133,12 +155,15 @@ class Observed:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 present = {name for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(pair for pair in self.HEADERS if pair[0] not in present)]
+                wanted = (*self.HEADERS, *_limit_headers(scope.get(ADMISSION)))
+                message["headers"] = [*message["headers"], *(pair for pair in wanted if pair[0] not in present)]
             await send(message)
 
         try:
             await self._app(scope, receive, observed)
         finally:
+            if ADMISSION in scope:
+                scope[ADMISSION].close()
             route = getattr(scope.get("route"), "path", "other")
             metrics = scope["app"].state.service.metrics
             metrics.requests.labels(route, str(status)).inc()

@@ -14,7 +14,9 @@ from tasks.core.paired import Difference, correct_for_many, summarise_difference
 from tasks.core.slices import SliceScores
 
 NO_CHAMPION = "no champion yet"
+NOT_ASKED = "not asked for"
 MAX_NAMED = 5  # slices that a reason names; the table has all of them
+TELLING = ("floor", "non-inferiority")  # the rules that a summary quotes
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,16 @@ class GateDecision:
         """Return one line per rule, the failed ones first."""
         ordered = sorted(self.rules, key=lambda rule: rule.passed)
         return [f"{'ok' if rule.passed else 'refused'}: {rule.name}: {rule.reason}" for rule in ordered]
+
+    @property
+    def summary(self) -> str:
+        """Return the decision as one line of an audit log: what refused, else how many rules hold and by how much."""
+        refused = [reason for reason in self.reasons if reason.startswith("refused")]
+        if refused:
+            return "; ".join(refused)
+        judged = [rule for rule in self.rules if not rule.reason.startswith(NOT_ASKED)]
+        told = [f"{rule.name}: {rule.reason}" for rule in judged if rule.name in TELLING]
+        return "; ".join([f"all {len(judged)} rules of the gate hold", *told])
 
 
 @dataclass(frozen=True)
@@ -168,13 +180,21 @@ def _judge_floor(challenger: Scores, gate: Gate, untested: Sequence[str]) -> Rul
     return Rule("floor", passed, f"{reason}; no test row is {named}" if untested else reason)
 
 
-def _judge_parity(parity: Parity, gate: Gate) -> Rule:
-    passed = parity.agreement >= gate.min_parity and parity.largest_difference <= gate.max_parity_difference
-    reason = (
+def is_faithful(parity: Parity, gate: Gate) -> bool:
+    """Return whether the export repeats the checkpoint as closely as the gate asks."""
+    return parity.agreement >= gate.min_parity and parity.largest_difference <= gate.max_parity_difference
+
+
+def describe_parity(parity: Parity, gate: Gate) -> str:
+    """Return the parity's numbers beside the limits, as a clause."""
+    return (
         f"export agrees with checkpoint on {parity.agreement:.2%} of rows ({gate.min_parity:.2%} needed), "
         f"largest difference {parity.largest_difference:.4f} ({gate.max_parity_difference:.4f} allowed)"
     )
-    return Rule("export parity", passed, reason)
+
+
+def _judge_parity(parity: Parity, gate: Gate) -> Rule:
+    return Rule("export parity", is_faithful(parity, gate), describe_parity(parity, gate))
 
 
 def _judge_loss(difference: Difference | None, gate: Gate) -> Rule:
@@ -191,7 +211,7 @@ def _judge_loss(difference: Difference | None, gate: Gate) -> Rule:
 def _judge_gain(difference: Difference | None, gate: Gate) -> Rule:
     """Superior when the one-sided lower bound exceeds the wanted gain."""
     if gate.min_accuracy_gain is None:
-        return Rule("superiority", True, "not asked for (gate.min_accuracy_gain)")
+        return Rule("superiority", True, f"{NOT_ASKED} (gate.min_accuracy_gain)")
     if difference is None:
         return Rule("superiority", True, NO_CHAMPION)
     reason = (
@@ -204,7 +224,7 @@ def _judge_gain(difference: Difference | None, gate: Gate) -> Rule:
 def _judge_newest(slices: Sequence[SliceScores], gate: Gate) -> Rule:
     newest = [one for one in slices if one.is_newest]
     if not newest:
-        return Rule("newest rows", True, "not asked for (no slice has `newest`)")
+        return Rule("newest rows", True, f"{NOT_ASKED} (no slice has `newest`)")
     verdicts = {verdict.name: verdict for verdict in judge_slices(newest, gate)}
     outcomes = {name: verdict.outcome for name, verdict in verdicts.items()}
     told = []
@@ -227,7 +247,7 @@ def _judge_newest(slices: Sequence[SliceScores], gate: Gate) -> Rule:
 def _judge_slices(slices: Sequence[SliceScores], gate: Gate) -> Rule:
     others = [one for one in slices if not one.is_newest]
     if not others:
-        return Rule("slices", True, "not asked for (no slice in the loop's YAML)")
+        return Rule("slices", True, f"{NOT_ASKED} (no slice in the loop's YAML)")
     verdicts = judge_slices(others, gate)
     lost = [one for one, verdict in zip(others, verdicts, strict=True) if verdict.outcome == "lost"]
     num_judged = sum(verdict.outcome in ("kept", "lost") for verdict in verdicts)
@@ -254,7 +274,7 @@ def _worst(slices: Sequence[SliceScores], verdicts: Sequence[SliceVerdict]) -> s
 def _judge_calibration(challenger: Scores, gate: Gate) -> Rule:
     shown = f"ECE {challenger.ece:.3f} after temperature scaling"
     if gate.max_ece is None:
-        return Rule("calibration", True, f"not asked for (gate.max_ece); {shown}")
+        return Rule("calibration", True, f"{NOT_ASKED} (gate.max_ece); {shown}")
     return Rule("calibration", challenger.ece <= gate.max_ece, f"{shown}, {gate.max_ece:.3f} allowed")
 
 
@@ -262,7 +282,7 @@ def _judge_scope(evidence: GateEvidence) -> Rule:
     """Test rows are in scope: as few may be unknown as the limit was fitted for, and as many again by chance."""
     share, asked = evidence.unknown_share, evidence.max_refused_share
     if asked is None:
-        return Rule("in scope", True, "not asked for (unknown)")
+        return Rule("in scope", True, f"{NOT_ASKED} (unknown)")
     if share is None:
         return Rule("in scope", True, "validation rows are too few for a limit: no text is answered unknown")
     reason = (
@@ -274,12 +294,12 @@ def _judge_scope(evidence: GateEvidence) -> Rule:
 
 def _judge_behaviour(behaviour: Sequence[KindResult]) -> Rule:
     if not behaviour:
-        return Rule("behavioural cases", True, "not asked for (no cases file beside the loop's YAML)")
+        return Rule("behavioural cases", True, f"{NOT_ASKED} (no cases file beside the loop's YAML)")
     reason = "; ".join(describe_kind(of_kind) for of_kind in behaviour)
     return Rule("behavioural cases", all(of_kind.is_met for of_kind in behaviour), reason)
 
 
 def _judge_limit(name: str, value: float, unit: str, key: str, limit: float | None) -> Rule:
     if limit is None:
-        return Rule(name, True, f"not asked for (gate.{key}); {value:.1f} {unit}")
+        return Rule(name, True, f"{NOT_ASKED} (gate.{key}); {value:.1f} {unit}")
     return Rule(name, value <= limit, f"{value:.1f} {unit}, {limit:g} allowed")

@@ -5,11 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.schema import Loop, Training, Unknown
 from tasks.core.approval import Entry
 from tasks.core.champions import NO_CHAMPION, NO_MOVE, SERVICE
 from tasks.core.errors import DataError
+from tasks.core.staging import find_served
 
 CORE = Path(__file__).parent
 HEARINGS = 3  # of a model that the gate refuses for nothing but its latency, which may be the machine's fault
@@ -21,19 +23,27 @@ SHAPES_THE_RESULT = (
     "classifier.py",
     "compiling.py",
     "encoding.py",
+    "engine_choice.py",
+    "engines.py",
     "export.py",
     "few_shot.py",
     "fine_tuning.py",
     "label_noise.py",
     "layers.py",
     "optimizer.py",
+    "padding.py",
+    "pooling.py",
     "precision.py",
     "predictor.py",
+    "quantisation.py",
     "replay.py",
+    "shared_weights.py",
     "temperature.py",
+    "torch_engine.py",
     "soup.py",
     "trainer.py",
     "unknown.py",
+    "windows.py",
 )
 
 
@@ -45,15 +55,29 @@ def code_version(folder: Path = CORE) -> str:
     return digest.hexdigest()[:16]
 
 
+def answering_of(loop: Loop) -> dict[str, Any]:
+    """Return what the loop says of how a version answers, beyond its weights: it is fixed when the version is made."""
+    return loop.serving.model_dump(
+        mode="json", include={"engine", "engine_max_macro_f1_loss", "long_texts", "window_overlap", "share_weights"}
+    )
+
+
 def training_key(
-    fingerprint: str, training: Training, code: str, start: str | None = None, unknown: Unknown | None = None
+    fingerprint: str,
+    training: Training,
+    code: str,
+    start: str | None = None,
+    unknown: Unknown | None = None,
+    answering: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the name of what a run would train: the same key gives the same model.
+    """Return the name of what a run would make: the same key gives the same model, and it answers the same way.
 
     `start` is the version whose weights training goes on from; None: the base model.
     """
     limit = unknown.model_dump(mode="json") if unknown else None
-    parts = json.dumps([fingerprint, training.model_dump(mode="json"), code, start, limit], sort_keys=True)
+    parts = json.dumps(
+        [fingerprint, training.model_dump(mode="json"), code, start, limit, dict(answering or {})], sort_keys=True
+    )
     return hashlib.sha256(parts.encode()).hexdigest()[:24]
 
 
@@ -67,7 +91,8 @@ def recipe_key(training: Training, code: str, unknown: Unknown | None) -> str:
 def gate_key(loop: Loop) -> str:
     """Return a hash of all that gate and service ask: what they refused deserves another hearing by others."""
     asked = [part.model_dump(mode="json") for part in (loop.gate, loop.behaviour, *loop.slices)]
-    asked.append(loop.release.model_dump(mode="json", exclude={"approval", "approval_days"}))
+    left_out = {"approval", "approval_days"} | (set() if loop.release.stages.names else {"stages"})
+    asked.append(loop.release.model_dump(mode="json", exclude=left_out))
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -81,6 +106,7 @@ class TrainedVersion:
     champion_then: str = NO_CHAMPION  # the version that it was judged against
     has_served: bool = False
     waits: bool = False  # for a person's answer
+    is_staged: bool = False  # on its way through shadow and canary
     ended: str = ""  # how it failed to become champion, to be read after "version N, "
     is_only_slow: bool = False  # refused by the gate for nothing but its latency
 
@@ -95,6 +121,7 @@ def list_trained(
     """
     served = {entry.to_version for entry in entries if entry.action not in NO_MOVE}
     last = {entry.to_version: entry for entry in entries if entry.action in NO_MOVE}
+    staged = find_served(entries).candidate
     trained = []
     for version, of in tags.items():
         entry = last.get(version)
@@ -107,6 +134,7 @@ def list_trained(
                 of.get("champion_then", ""),
                 has_served=version in served,
                 waits=version == waiting,
+                is_staged=version == staged,
                 ended="which this gate refused" if of.get("gate") == "refuse" else ended,
                 is_only_slow=of.get("gate") == "refuse" and of.get("gate_failed") == "latency",
             )
@@ -135,6 +163,8 @@ def find_same_training(key: str, gate: str, trained: Sequence[TrainedVersion], c
             return "those of the champion"
         if known.waits:
             return f"those of version {known.version}, which waits for approval"
+        if known.is_staged:
+            return f"those of version {known.version}, which is on its way through the stages of its release"
         if known.has_served:
             return f"those of version {known.version}, which served before and was taken back"
         if not known.ended or known.gate_key != gate or known.champion_then != (champion or NO_CHAMPION):

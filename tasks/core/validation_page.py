@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -56,8 +57,12 @@ def _tiles(screened: Screened) -> list[tuple[str, str]]:
 
 def render_page(template: str, **values: Any) -> str:
     """Return one self-contained page of a snapshot: a template of this folder with the style that all of them share."""
+    return _load(template).render(**values)
+
+
+@cache  # every statement of every month is rendered each night
+def _load(template: str) -> jinja2.Template:
     files = resources.files("tasks.core")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     style = files.joinpath("page.css").read_text(encoding="utf-8")
-    page = environment.from_string(files.joinpath(template).read_text(encoding="utf-8"))
-    return page.render(style=style, **values)
+    return environment.from_string(files.joinpath(template).read_text(encoding="utf-8"), {"style": style})

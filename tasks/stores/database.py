@@ -1,6 +1,6 @@
 """The tables of the prediction log, the ledger and the API keys, and how they are opened, read and written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
+    insert,
     make_url,
     text,
 )
@@ -174,6 +175,164 @@ api_keys = Table(
 )
 
 
+# What each key is sold by from a time on; the newest row counts. A key without a row has no limits.
+key_terms = Table(
+    "key_terms",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("key_id", String(64), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("plan", String(64)),
+    Column("expires_at", UtcDateTime),
+    Index("key_terms_by_key", "key_id", "id"),
+)
+
+# Secrets that were rotated away and are good for a while yet.
+former_secrets = Table(
+    "former_secrets",
+    metadata,
+    Column("secret_sha256", String(64), primary_key=True),
+    Column("key_id", String(64), nullable=False),
+    Column("good_until", UtcDateTime, nullable=False),
+)
+
+# What was billed, as it was billed: a later change of a plan or a price changes nothing here.
+statements = Table(
+    "statements",
+    metadata,
+    Column("month", String(7), primary_key=True),
+    Column("key_id", String(64), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("record", JSON, nullable=False),
+)
+
+
+# What people said on the labelling page. A label that was taken back stays, with the time of it.
+labels = Table(
+    "labels",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("prediction_id", String(64), nullable=False),
+    Column("loop", String(64), nullable=False),
+    Column("labeller", String(200), nullable=False),
+    Column("label", String(200), nullable=False),
+    Column("picked", String(16), nullable=False),  # why the text was asked about: audit, unsure; decided: the last word
+    Column("at", UtcDateTime, nullable=False),
+    Column("undone_at", UtcDateTime),
+    Index("labels_by_time", "loop", "at"),
+    Index(
+        "labels_once",
+        "prediction_id",
+        "labeller",
+        unique=True,
+        sqlite_where=text("undone_at IS NULL"),
+        postgresql_where=text("undone_at IS NULL"),
+    ),
+)
+
+# Who may label without being the operator; a pass is shown once, only its SHA-256 is kept.
+labellers = Table(
+    "labellers",
+    metadata,
+    Column("labeller_id", String(64), primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("pass_sha256", String(64), nullable=False, unique=True),
+    Column("loops", JSON),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime),
+)
+
+
+# Versions on their way through shadow and canary. One that has not ended has no `ended_at`; a loop has one at most.
+releases = Table(
+    "releases",
+    metadata,
+    Column("release_id", String(64), primary_key=True),
+    Column("loop", String(64), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("champion", String(64), nullable=False),  # that serves meanwhile
+    Column("stage", String(16), nullable=False),  # shadow, canary; then stable, refused, withdrawn, lapsed
+    Column("who", String(200), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("action", String(16), nullable=False),  # that the audit log keeps when it is stable: promote, release
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("entered_at", UtcDateTime, nullable=False),  # its stage
+    Column("ended_at", UtcDateTime),
+    Column("reason", Text, nullable=False),  # why it waits, or how it ended
+    Column("record", JSON, nullable=False),  # what was measured when it was last looked at
+    Index("releases_by_time", "loop", "started_at"),
+    Index(
+        "one_release_at_a_time",
+        "loop",
+        unique=True,
+        sqlite_where=text("ended_at IS NULL"),
+        postgresql_where=text("ended_at IS NULL"),
+    ),
+)
+
+# Every change of a stage, and the alert about it until Prefect has it.
+release_steps = Table(
+    "release_steps",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("release_id", String(64), nullable=False),
+    Column("loop", String(64), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("who", String(200), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("record", JSON, nullable=False),
+    Column("alert", JSON),
+    Column("told_at", UtcDateTime),
+    Index("release_steps_by_release", "release_id"),
+    Index("release_steps_untold", "told_at", "at"),
+)
+
+# What the version that did not answer the caller said of the same text; never counted as usage or monitored.
+shadow_predictions = Table(
+    "shadow_predictions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("prediction_id", String(64), nullable=False),
+    Column("release_id", String(64), nullable=False),
+    Column("loop", String(64), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("label", String(200)),  # none: this version could not answer
+    Column("score", Float),
+    Column("scores", JSON),
+    Column("candidate_ms", Float),  # this text alone, asked of both versions one after the other
+    Column("champion_ms", Float),
+    Index("shadow_predictions_by_prediction", "prediction_id"),
+    Index("shadow_predictions_by_release", "release_id", "id"),
+)
+
+
+# Files of texts that are answered in the background; the texts and answers themselves are in files.
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("job_id", String(64), primary_key=True),
+    Column("key_id", String(64), nullable=False),
+    Column("loop", String(64), nullable=False),
+    Column("place", String(64), nullable=False),
+    Column("token", String(200)),
+    Column("status", String(16), nullable=False),
+    Column("reason", Text),
+    Column("n_rows", Integer, nullable=False),
+    Column("n_valid", Integer, nullable=False),
+    Column("n_done", Integer, nullable=False),
+    Column("first_row", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    Column("removed_at", UtcDateTime),
+    Index("jobs_by_key", "key_id", "loop"),
+    Index("jobs_by_status", "place", "status"),
+    Index("jobs_once", "key_id", "token", unique=True),  # null tokens are all different
+)
+
+
 def open_database(url: str) -> Engine:
     """Return an engine whose tables exist; several processes may open the same database at once.
 
@@ -209,8 +368,50 @@ def reading(engine: Engine) -> Iterator[Connection]:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """Yield a connection inside one write transaction, committed at the end; raises as `reading` does."""
-    with _transient_errors(engine), engine.execution_options(writes=True).begin() as connection:
+    with _transient_errors(engine), as_writer(engine).begin() as connection:
         yield connection
+
+
+def as_writer(engine: Engine) -> Engine:
+    """Return an engine whose transactions write from the start; who writes at every request keeps it."""
+    return engine if engine.get_execution_options().get("writes") else engine.execution_options(writes=True)
+
+
+def as_repeatable(engine: Engine) -> Engine:
+    """Return an engine whose transactions see one state of the database throughout, as SQLite's always do.
+
+    Who counts rows and then moves or reads them elsewhere must not see some twice, or miss those that came between. A
+    write that another one crossed is a TransientError, and changes nothing.
+    """
+    is_sqlite = engine.dialect.name == "sqlite"
+    return engine if is_sqlite else engine.execution_options(isolation_level="REPEATABLE READ")
+
+
+class RowInsert:
+    """Inserts rows into a table with the statement and the conversions of SQLAlchemy, each looked up once.
+
+    On SQLite that spares what a small batch's commit mostly consists of; elsewhere SQLAlchemy does it all.
+    """
+
+    def __init__(self, table: Table, engine: Engine) -> None:
+        self._statement = insert(table)
+        self._sql = str(self._statement.compile(dialect=engine.dialect))
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        self._columns = [
+            (column.name, column.type.dialect_impl(engine.dialect).bind_processor(engine.dialect))
+            for column in table.columns
+        ]
+
+    def __call__(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows that have a value for every column."""
+        if not self._is_sqlite:
+            connection.execute(self._statement, rows)
+            return
+        values = [
+            tuple(row[name] if convert is None else convert(row[name]) for name, convert in self._columns)
+            for row in rows
+        ]
+        connection.exec_driver_sql(self._sql, values)
 
 
 @contextmanager

@@ -7,11 +7,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import pandas as pd
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tasks.core.errors import DataError
-from tasks.stores.database import feedback, past_usage, predictions, reading, writing
+from tasks.stores.database import (
+    RowInsert,
+    as_repeatable,
+    as_writer,
+    feedback,
+    labels,
+    past_usage,
+    predictions,
+    reading,
+    shadow_predictions,
+    writing,
+)
 
 FeedbackOutcome = Literal["recorded", "repeated", "conflict", "unknown"]
 WINDOW_COLUMNS = (
@@ -26,6 +37,7 @@ WINDOW_COLUMNS = (
     "truncated",
     "key_id",
 )
+LABELLING = "labelling"  # the key id of feedback that came from votes on the labelling page
 USAGE_COLUMNS = ["key_id", "loop", "day", "requests", "texts"]
 
 
@@ -55,14 +67,16 @@ class PredictionLog:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._writer = as_writer(engine)
+        self._insert = RowInsert(predictions, engine)
 
     def append(self, rows: Sequence[LoggedPrediction]) -> None:
         """Keep all rows or none, committed when this returns; raises TransientError when it cannot."""
         if not rows:
             return
         values = [vars(row) | {"request_id": row.request_id or row.prediction_id} for row in rows]
-        with writing(self._engine) as connection:
-            connection.execute(insert(predictions), values)
+        with writing(self._writer) as connection:
+            self._insert(connection, values)
 
     def read_window(
         self, loop: str, *, max_rows: int, since: datetime | None = None, until: datetime | None = None
@@ -88,6 +102,13 @@ class PredictionLog:
         with reading(self._engine) as connection:
             row = connection.execute(_by_id(prediction_id)).mappings().one_or_none()
         return None if row is None else LoggedPrediction(**row)
+
+    def read_predictions(self, prediction_ids: Sequence[str]) -> dict[str, LoggedPrediction]:
+        """Return the kept rows of these ids; one that was never answered, or erased, is not there."""
+        query = select(predictions).where(predictions.c.prediction_id.in_(list(prediction_ids)))
+        with reading(self._engine) as connection:
+            rows = connection.execute(query).mappings().all()
+        return {row["prediction_id"]: LoggedPrediction(**row) for row in rows}
 
     def record_feedback(
         self, prediction_id: str, label: str, labeller: str | None, at: datetime, key_id: str
@@ -158,7 +179,7 @@ class PredictionLog:
 
     def usage(self, key_id: str | None, since: datetime, until: datetime) -> pd.DataFrame:
         """Return requests and texts per key, loop and UTC day of since <= day < until; key_id None means every key."""
-        with reading(self._engine) as connection:
+        with reading(as_repeatable(self._engine)) as connection:
             rows = list(connection.execute(_usage_query(and_(*_between(predictions.c.at, since, until)), key_id)))
             rows += list(connection.execute(_past_usage_query(key_id, since, until)))
         frame = pd.DataFrame([(*row[:2], str(row[2]), *row[3:]) for row in rows], columns=USAGE_COLUMNS)
@@ -166,13 +187,15 @@ class PredictionLog:
         return summed.sort_values(["day", "key_id", "loop"], ignore_index=True)
 
     def _delete(self, criterion: ColumnElement[bool]) -> int:
-        with writing(self._engine) as connection:
+        with writing(as_repeatable(self._engine)) as connection:
             counted = [dict(row) for row in connection.execute(_usage_query(criterion, None)).mappings()]
             if not counted:
                 return 0
             connection.execute(insert(past_usage), [row | {"day": str(row["day"])} for row in counted])
             doomed = select(predictions.c.prediction_id).where(criterion)
             connection.execute(delete(feedback).where(feedback.c.prediction_id.in_(doomed)))
+            connection.execute(delete(labels).where(labels.c.prediction_id.in_(doomed)))
+            connection.execute(delete(shadow_predictions).where(shadow_predictions.c.prediction_id.in_(doomed)))
             connection.execute(delete(predictions).where(criterion))
         return sum(row["texts"] for row in counted)
 
@@ -199,10 +222,12 @@ def _record_feedback(
     predicted = connection.execute(_by_id(prediction_id)).mappings().one_or_none()
     if predicted is None:
         return "unknown"
-    known = select(feedback.c.label).where(feedback.c.prediction_id == prediction_id)
-    kept = connection.execute(known).scalar_one_or_none()
+    known = feedback.c.prediction_id == prediction_id
+    kept = connection.execute(select(feedback.c.label, feedback.c.key_id).where(known)).first()
     if kept is not None:
-        return "repeated" if kept == label else "conflict"
+        if kept[0] == label and kept[1] == LABELLING:  # confirmed: no undo of a vote takes it back now
+            connection.execute(update(feedback).where(known).values(labeller=labeller, key_id=key_id))
+        return "repeated" if kept[0] == label else "conflict"
     values = {"prediction_id": prediction_id, "loop": predicted["loop"], "label": label, "labeller": labeller}
     connection.execute(insert(feedback), [values | {"at": at, "key_id": key_id}])
     return "recorded"

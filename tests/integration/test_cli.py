@@ -163,7 +163,8 @@ def test_a_broken_yaml_stops_the_start(
 
 def test_check_names_each_loop(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "check") == 0
-    assert capsys.readouterr().out == "toy: fits the schema (2 labels, 1 sources)\n"
+    told = ["toy: fits the schema (2 labels, 1 sources)", "plans.yaml: fits the schema (free, pro, business)"]
+    assert capsys.readouterr().out.splitlines() == told
 
 
 def test_down_and_status_without_a_stack(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,7 +174,7 @@ def test_down_and_status_without_a_stack(monkeypatch: pytest.MonkeyPatch, capsys
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (found["running"], found["phase"]) == (False, "stopped")
     assert [server["name"] for server in found["servers"]] == ["mlflow", "prefect", "service", "worker"]
-    unknown = dict.fromkeys(("champion", "waiting", "last_retrain", "last_verdict"))
+    unknown = dict.fromkeys(("champion", "waiting", "staged", "last_retrain", "last_verdict"))
     assert found["loops"] == [{"name": "toy", **unknown}]
 
 

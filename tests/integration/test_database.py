@@ -5,11 +5,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert, select
 
 from configs.load import ConfigError
 from tasks.core.errors import TransientError
 from tasks.stores.api_keys import ApiKeys
-from tasks.stores.database import open_database, reading
+from tasks.stores.database import RowInsert, as_writer, open_database, predictions, reading, writing
 
 OPEN_AND_WRITE = """
 import sys
@@ -93,3 +94,20 @@ def test_keys_live_and_end(tmp_path: Path) -> None:
     assert keys.find(secret, now) is None
     assert {each.name: each.revoked_at for each in keys.list()} == {"shop": now, "all": None}
     assert secret.encode() not in (tmp_path / "evertune.db").read_bytes() + (tmp_path / "evertune.db-wal").read_bytes()
+
+
+def test_rows_are_kept_as_sqlalchemy_would_keep_them(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'log.db'}")
+    values = {column.name: None for column in predictions.columns} | {
+        "prediction_id": "1", "request_id": "1", "at": datetime(2026, 11, 24, 1, 2, 3, 4, tzinfo=UTC), "loop": "toy",
+        "version": "1", "stage": "stable", "text": "é 漢字", "label": "a", "score": 0.1, "scores": {"ä": 0.1},
+        "n_tokens": 3, "truncated": True, "latency_ms": 1.5, "key_id": "key",
+    }  # fmt: skip
+    with writing(as_writer(engine)) as connection:
+        RowInsert(predictions, engine)(connection, [values])
+        connection.execute(insert(predictions), [values | {"prediction_id": "2"}])
+    with reading(engine) as connection:
+        ours, theirs = (tuple(row)[1:] for row in connection.exec_driver_sql("SELECT * FROM predictions"))
+        (read, _) = connection.execute(select(predictions).order_by(predictions.c.prediction_id)).mappings()
+    assert ours == theirs
+    assert dict(read) == values

@@ -347,7 +347,7 @@ SLICES = [
 def test_slices_and_cases_are_judged_shown_and_part_of_the_gate(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_toy_loop(tmp_path / "loops", slices=SLICES)
+    path = write_toy_loop(tmp_path / "loops", slices=SLICES, serving={"max_batch": 16})  # engine: auto
     rows = make_rows(420)
     rows["batch"] = ["even" if number % 2 else "odd" for number in range(420)]
     rows.to_csv(path.with_name("reviews.csv"), index=False)
@@ -387,7 +387,14 @@ def test_slices_and_cases_are_judged_shown_and_part_of_the_gate(
     assert told["metrics"]["slices/batch_odd/accuracy"] == pytest.approx(sliced["batch=odd"]["accuracy"])
     assert told["metrics"]["behaviour/must"] == pytest.approx(2 / 3)
     assert "| batch=odd |" in told["description"]
-    assert "case 3 (it never read not)" in (evidence / "model_card.md").read_text(encoding="utf-8")
+    card = (evidence / "model_card.md").read_text(encoding="utf-8")
+    assert "case 3 (it never read not)" in card
+    served = Predictor.load(registry().fetch_bundle(version, home / "models"))
+    assert f"| engine | {served.manifest.engine} |" in card
+    assert told["tags"]["engine"] == served.manifest.engine
+    assert card.count("**serves**") == 1
+    assert all(f"| {engine} |" in card for engine in ("onnx-fp32", "onnx-int8", "openvino-bf16", "torch-cuda"))
+    assert served.manifest.call_tokens is not None
     cases.write_text(CASES.replace("must: 1.0", "must: 0.6"), encoding="utf-8")
     assert ask_cases(monkeypatch, "toy") == 0
     assert "must 2 of 3 (60% needed, failed: 3)" in capsys.readouterr().out

@@ -16,10 +16,7 @@ import onnx
 import pytest
 
 from configs.load import find_loop
-from infra.serving.batching import MicroBatcher
-from infra.serving.problems import ApiProblem
 from infra.serving.slots import Slot, VersionRefused, check_version, follow_alias
-from tasks.core.errors import DataError
 from tasks.stores.database import open_database
 from tasks.stores.ledger import AuditRow, Ledger
 from tasks.stores.model_registry import ModelVersion
@@ -339,95 +336,6 @@ def test_a_wrong_configuration_ends_with_2_and_a_plain_line(
     command = [sys.executable, "-m", "infra.serving"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, message in ended.stderr, "Traceback" in ended.stderr) == (2, True, False), ended.stderr
-
-
-class Engine:
-    """Work that waits for a sign, and remembers what it was given."""
-
-    def __init__(self) -> None:
-        self.go = threading.Event()
-        self.batches: list[list[str]] = []
-
-    def work(self, items: list[str]) -> list[str]:
-        self.batches.append(items)
-        assert self.go.wait(10)
-        return [item.upper() for item in items]
-
-
-async def begun(engine: Engine) -> None:
-    while not engine.batches:
-        await asyncio.sleep(0.001)
-
-
-def test_what_waits_too_long_is_told_while_the_engine_is_busy() -> None:
-    async def story() -> list[object]:
-        engine = Engine()
-        batcher = MicroBatcher(engine.work, 4, 8, 0.2, "test")
-        batcher.start()
-        first = asyncio.create_task(batcher.answer(["a"]))
-        await begun(engine)
-        second = asyncio.create_task(batcher.answer(["b"]))
-        await asyncio.wait([second])
-        engine.go.set()
-        answered = await asyncio.gather(first, second, return_exceptions=True)
-        await batcher.stop()
-        return [*answered, engine.batches]
-
-    first, second, batches = asyncio.run(story())
-    assert isinstance(second, ApiProblem)
-    assert (second.status, second.message) == (503, "no answer within 0.2 s")
-    assert first == ["A"]  # it was begun, so it was logged, so its caller hears of it, however late
-    assert batches == [["a"]]
-
-
-def test_stopping_answers_what_was_begun_and_what_waits() -> None:
-    async def story() -> list[list[str]]:
-        engine = Engine()
-        batcher = MicroBatcher(engine.work, 2, 8, 10, "test")
-        batcher.start()
-        asked = [asyncio.create_task(batcher.answer(["a"]))]
-        await begun(engine)
-        asked += [asyncio.create_task(batcher.answer([text])) for text in ("b", "c", "d")]
-        await asyncio.sleep(0)
-        stopping = asyncio.create_task(batcher.stop())
-        engine.go.set()
-        answered = await asyncio.gather(*asked)
-        await stopping
-        return [*answered, *engine.batches]
-
-    assert asyncio.run(story()) == [["A"], ["B"], ["C"], ["D"], ["a"], ["b", "c"], ["d"]]
-
-
-def test_an_idle_queue_takes_a_request_of_any_size() -> None:
-    async def story() -> list[str]:
-        engine = Engine()
-        engine.go.set()
-        batcher = MicroBatcher(engine.work, 2, 3, 10, "test")
-        batcher.start()
-        answered = await batcher.answer(list("abcde"))
-        await batcher.stop()
-        return answered
-
-    assert asyncio.run(story()) == list("ABCDE")
-
-
-def test_a_failure_of_the_work_reaches_its_callers_only() -> None:
-    def work(items: list[str]) -> list[str]:
-        if "bad" in items:
-            raise DataError("no")
-        return items
-
-    async def story() -> list[object]:
-        batcher = MicroBatcher(work, 1, 8, 10, "test")
-        batcher.start()
-        asked = [asyncio.create_task(batcher.answer([text])) for text in ("bad", "good")]
-        answered = await asyncio.gather(*asked, return_exceptions=True)
-        await batcher.stop()
-        return list(answered)
-
-    failed, answered = asyncio.run(story())
-    assert isinstance(failed, DataError)
-    assert answered == ["good"]
 
 
 def test_a_report_runs_in_a_sandbox(service: Running) -> None:

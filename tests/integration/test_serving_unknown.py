@@ -9,6 +9,7 @@ import pytest
 from tasks.core.predictor import UNKNOWN
 from tasks.stores.database import open_database
 from tasks.stores.prediction_log import PredictionLog
+from tests.support.pages import sign_in
 from tests.support.serving import OPERATOR, Running, run_service
 from tests.support.tiny_bundle import limit_scope, write_tiny_bundle
 from tests.support.toy_loop import write_toy_loop
@@ -50,11 +51,8 @@ def test_feedback_may_say_unknown(service: Running) -> None:
 
 
 def test_the_playground_shows_it_and_takes_it_back(service: Running) -> None:
-    with httpx.Client(base_url=service.url, follow_redirects=True) as browser:
-        browser.post("/login", data={"token": OPERATOR, "next": "/"})
-        form = browser.get("/playground/toy").text
-        token = form.split('name="form_token" value="')[1].split('"')[0]
-        shown = browser.post("/playground/toy", data={"form_token": token, "text": "nothing"}).text
+    with sign_in(service) as browser:
+        shown = browser.submit("/playground/toy", text="nothing").text
         missing = browser.get("/suspects/toy/00112233445566aa")
     assert "unknown <small>" in shown
     assert 'name="label" value="unknown"' in shown

@@ -31,7 +31,7 @@ from tasks.approval import ask_for_approval
 from tasks.stores.model_registry import open_registry
 registry = open_registry(Settings())
 champion = registry.find("toy", "champion")
-ask_for_approval(find_loop("toy", Settings().loops_dir), champion, champion.version, ["ok: asked by a test"])
+ask_for_approval(find_loop("toy", Settings().loops_dir), champion, champion.version, "asked by a test")
 """
 QUICK = ("training.epochs=0.1", "training.seed=77", "gate.min_macro_f1=0.01", "gate.max_accuracy_loss=0.99",
          "gate.max_slice_loss=0.99")  # fmt: skip

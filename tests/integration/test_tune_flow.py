@@ -11,6 +11,7 @@ import mlflow
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.testing.utilities import prefect_test_harness
 
 from configs.load import ConfigError, load_loop
@@ -84,7 +85,7 @@ def test_a_search_goes_on_in_two_processes_and_writes_what_is_better(
     assert kept == {f"search/{name}" for name in ("best.diff", "curves.png", "history.png", "keys.png", "search.md")}
     with get_client(sync_client=True) as prefect:
         named = ArtifactFilter(key=ArtifactFilterKey(any_=["toy-tuning"]))
-        page = str(prefect.read_artifacts(artifact_filter=named)[0].data)
+        page = str(prefect.read_artifacts(artifact_filter=named, sort=ArtifactSort.UPDATED_DESC)[0].data)
     assert "```diff" in page
     assert "test rows were not read" in page
     lines = describe_search(found)

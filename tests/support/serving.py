@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import uvicorn
@@ -50,10 +51,16 @@ class FolderRegistry:
             shutil.copytree(self.folder / version.loop / version.version, target)
         return target
 
-    def set_champion(self, loop: str, version: str) -> None:
+    def set_alias(self, loop: str, alias: str, version: str) -> None:
         partial = self.folder / loop / "partial"
         partial.write_text(version, encoding="utf-8")
-        partial.replace(self.folder / loop / "champion")
+        partial.replace(self.folder / loop / alias)
+
+    def delete_alias(self, loop: str, alias: str) -> None:
+        (self.folder / loop / alias).unlink()
+
+    def set_champion(self, loop: str, version: str) -> None:
+        self.set_alias(loop, "champion", version)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Running:
     settings: Settings
     registry: FolderRegistry
     key: str
+    app: Any = None
 
     def client(self, secret: str | None = None) -> httpx.Client:
         headers = {"Authorization": f"Bearer {secret or self.key}"}
@@ -95,7 +103,7 @@ def run_service(home: Path, loops: Path, wait: bool = True) -> Iterator[Running]
     try:
         if wait:
             wait_until_ready(settings.api)
-        yield Running(settings.api, settings, registry, key)
+        yield Running(settings.api, settings, registry, key, server.config.app)
     finally:
         server.should_exit = True
         thread.join(timeout=20)

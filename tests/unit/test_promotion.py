@@ -7,6 +7,7 @@ from tasks.core.behaviour import KindResult
 from tasks.core.metrics import Scores
 from tasks.core.paired import Difference
 from tasks.core.promotion import (
+    NOT_ASKED,
     GateDecision,
     GateEvidence,
     Parity,
@@ -255,6 +256,7 @@ def test_parity_measures_labels_and_probabilities() -> None:
 def test_a_rule_is_told_as_it_ended() -> None:
     decision = GateDecision(False, (Rule("size", True, "small"), Rule("floor", False, "low")))
     assert decision.reasons == ["refused: floor: low", "ok: size: small"]
+    assert decision.summary == "refused: floor: low"
 
 
 @pytest.mark.parametrize(
@@ -277,3 +279,12 @@ def test_an_export_that_calls_too_many_rows_in_scope_unknown_is_refused(
 def test_the_floor_names_labels_without_test_rows() -> None:
     reasons = decide(untested=tuple("abcdefg")).reasons
     assert "ok: floor: macro-F1 0.800 reaches the floor 0.700; no test row is a, b, c, d, e and 2 more" in reasons
+
+
+def test_a_summary_leaves_out_what_was_not_asked_for() -> None:
+    decision = decide()
+    assert decision.promote
+    assert NOT_ASKED in "\n".join(decision.reasons)
+    assert NOT_ASKED not in decision.summary
+    assert decision.summary.startswith("all ")
+    assert "rules of the gate hold; floor: macro-F1 0.800 reaches" in decision.summary

@@ -17,6 +17,7 @@ def record(released: str | None, status: str = "trained") -> dict[str, Any]:
     [
         ("serving", "the gate promotes it, and it serves"),
         ("pending", "the gate promotes it; the service takes it up when it runs"),
+        ("staged", "the gate promotes it; it goes through its stages first, and the champion serves on until then"),
         (
             "refused",
             "the gate promotes it, but the service refused it: the champion before, if there is one, serves on",

@@ -31,8 +31,9 @@ def test_the_key_changes_with_data_configuration_and_code_only() -> None:
         training_key("g", TRAINING, "c"),
         training_key("f", Training(base_model="package:x", seed=14), "c"),
         training_key("f", TRAINING, "d"),
+        training_key("f", TRAINING, "c", answering={"engine": "onnx-int8"}),
     }
-    assert len(others | {key}) == 4
+    assert len(others | {key}) == 5
 
 
 def test_the_code_version_follows_the_modules_that_decide_the_result(tmp_path: Path) -> None:
@@ -100,6 +101,11 @@ REFUSED = "which this gate refused"
         ([version("2", waits=True)], None, "those of version 2, which waits for approval"),
         ([version("2", gate="older", waits=True)], "1", "those of version 2, which waits for approval"),
         (
+            [version("2", gate="older", is_staged=True)],
+            "1",
+            "those of version 2, which is on its way through the stages of its release",
+        ),
+        (
             [version("3", gate="old", ended=REFUSED), version("2", has_served=True)],
             "2",
             "those of the champion",
@@ -140,6 +146,14 @@ class Row:
         ([Row("ask", "2"), Row("lapse", "2")], "promote", version("2", ended="which nobody answered for in time")),
         ([Row("ask", "2"), Row("withdraw", "2")], "promote", version("2")),  # to be judged again
         ([Row("ask", "2")], "promote", version("2")),
+        ([Row("shadow", "2"), Row("canary", "2")], "promote", version("2", is_staged=True)),
+        (
+            [Row("shadow", "2"), Row("canary", "2"), Row("refuse", "2", "service")],
+            "promote",
+            version("2", ended="which the service refused"),
+        ),
+        ([Row("shadow", "2"), Row("withdraw", "2")], "promote", version("2")),  # a newer one came first
+        ([Row("shadow", "2"), Row("promote", "2")], "promote", version("2", has_served=True)),
         ([Row("ask", "1"), Row("refuse", "1", "approver ann")], "promote", version("2")),
     ],
 )
