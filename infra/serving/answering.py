@@ -86,10 +86,46 @@ class Beside:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What one version answered of a batch, as the log's thread makes rows of it: the engine's has better to do."""
+
+    version: str
+    stage: str
+    asked: list[Asked]
+    answers: list[Answered]
+    n_tokens: list[int]
+    at: datetime
+    clock: float  # on the clock of `Asked.arrived`
+
+    def rows(self, loop: str) -> list[LoggedPrediction]:
+        """Return what the log keeps, texts redacted."""
+        return [
+            LoggedPrediction(
+                prediction_id=one.prediction_id,
+                at=self.at,
+                loop=loop,
+                version=self.version,
+                stage=self.stage,
+                text=redact(one.text),
+                group=one.group,
+                label=answer.label,
+                score=answer.score,
+                scores=answer.scores,
+                n_tokens=n_tokens,
+                truncated=answer.truncated,
+                latency_ms=round(1000 * (self.clock - one.arrived), 3),
+                key_id=one.key_id,
+                request_id=one.request_id,
+            )
+            for one, answer, n_tokens in zip(self.asked, self.answers, self.n_tokens, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
 class Kept:
     """What the log must keep of a batch before it is answered, and what is asked beside after that."""
 
-    rows: list[LoggedPrediction]
+    parts: tuple[Part, ...]
     beside: tuple[Beside, ...] = ()
 
 
@@ -98,8 +134,8 @@ def answer_batch(
 ) -> tuple[list[Answered], Kept]:
     """Return one answer per text, and what to keep of them."""
     if candidate is None:
-        answers, rows = _answer(loop, served, "stable", asked, mark)
-        return answers, Kept(rows)
+        part = _answer(loop, served, "stable", asked, mark)
+        return part.answers, Kept((part,))
     return _answer_staged(loop, served, candidate, asked, mark)
 
 
@@ -109,60 +145,45 @@ def _answer_staged(
     """Answer the canary's part with the candidate and the rest with the champion; its failures are the champion's."""
     routes = [candidate.route(one) for one in asked]
     chosen = [one for one, way in zip(asked, routes, strict=True) if way == "canary"]
-    given: dict[str, tuple[Answered, LoggedPrediction]] = {}
+    parts: list[Part] = []
     failed: set[str] = set()
     if chosen:
         try:
-            found = _answer(loop, candidate.served, "canary", chosen, mark)
-            given |= {row.prediction_id: (answer, row) for answer, row in zip(*found, strict=True)}
+            parts.append(_answer(loop, candidate.served, "canary", chosen, mark))
         except Exception as error:  # noqa: BLE001 - whatever it raises, the champion answers, and it is counted
             failed = {one.prediction_id for one in chosen}
             logger.error("%s: version %s could not answer %d texts, version %s did: %s", loop.name,
                          candidate.served.version, len(chosen), served.version, type(error).__name__)  # fmt: skip
-    rest = [one for one in asked if one.prediction_id not in given]
-    if rest:
-        found = _answer(loop, served, "stable", rest, mark)
-        given |= {row.prediction_id: (answer, row) for answer, row in zip(*found, strict=True)}
+    if failed or len(chosen) < len(asked):
+        rest = [one for one, way in zip(asked, routes, strict=True) if way != "canary" or one.prediction_id in failed]
+        parts.append(_answer(loop, served, "stable", rest, mark))
     beside = tuple(
         Beside(one, candidate, served, by_candidate=way == "shadow", has_failed=one.prediction_id in failed)
         for one, way in zip(asked, routes, strict=True)
         if way != "champion"
     )
-    both = [given[one.prediction_id] for one in asked]
-    return [answer for answer, _ in both], Kept([row for _, row in both], beside)
+    given = {answer.prediction_id: answer for part in parts for answer in part.answers}
+    return [given[one.prediction_id] for one in asked], Kept(tuple(parts), beside)
 
 
-def _answer(
-    loop: Loop, served: Served, stage: str, asked: list[Asked], mark: Mark | None
-) -> tuple[list[Answered], list[LoggedPrediction]]:
+def _answer(loop: Loop, served: Served, stage: str, asked: list[Asked], mark: Mark | None) -> Part:
     prediction = served.predictor.predict([one.text for one in asked], loop.serving.max_batch, mark)
-    labels = served.predictor.labels
-    said = prediction.answers
-    now, clock = datetime.now(UTC), time.monotonic()
-    answers, rows = [], []
-    for position, one in enumerate(asked):
-        values = prediction.probabilities[position]
-        scores = {label: round(float(value), 6) for label, value in zip(labels, values, strict=True)}
-        label, score = said[position], round(float(values.max()), 6)
-        truncated = bool(prediction.truncated[position])
-        answers.append(Answered(one.prediction_id, served.version, label, score, scores, truncated))
-        rows.append(
-            LoggedPrediction(
-                prediction_id=one.prediction_id,
-                at=now,
-                loop=loop.name,
-                version=served.version,
-                stage=stage,
-                text=redact(one.text),
-                group=one.group,
-                label=label,
-                score=score,
-                scores=scores,
-                n_tokens=int(prediction.n_tokens[position]),
-                truncated=truncated,
-                latency_ms=round(1000 * (clock - one.arrived), 3),
-                key_id=one.key_id,
-                request_id=one.request_id,
-            )
+    labels, version = served.predictor.labels, served.version
+    answers = [
+        Answered(
+            one.prediction_id,
+            version,
+            label,
+            round(max(values), 6),
+            {name: round(value, 6) for name, value in zip(labels, values, strict=True)},
+            truncated,
         )
-    return answers, rows
+        for one, label, values, truncated in zip(
+            asked,
+            prediction.answers,
+            prediction.probabilities.tolist(),  # one call, where each number alone would be one
+            prediction.truncated.tolist(),
+            strict=True,
+        )
+    ]
+    return Part(version, stage, asked, answers, prediction.n_tokens.tolist(), datetime.now(UTC), time.monotonic())

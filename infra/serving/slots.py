@@ -231,7 +231,7 @@ class Slot:
 
     def _keep(self, kept: Kept) -> None:
         """Commit the rows of a batch; what the other version shall be asked too is only handed on."""
-        self._log.append(kept.rows)
+        self._log.append([row for part in kept.parts for row in part.rows(self.loop.name)])
         if kept.beside and self.ask_beside is not None:
             self.ask_beside(kept.beside)
 

@@ -40,6 +40,11 @@ def group_by_length(lengths: Sequence[int], max_size: int, call_tokens: float | 
     return groups[::-1]
 
 
+def spread_evenly(num_texts: int, streams: int) -> int:
+    """Return the largest batch that leaves two or more for every stream, so that none of them idles at the end."""
+    return num_texts if streams == 1 else max(2, -(-num_texts // (2 * streams)))
+
+
 def pad(ids: Sequence[Sequence[int]], pad_token_id: int, step: int = 1) -> tuple[Ints, Ints]:
     """Pad token ids to the longest of the batch: input_ids and attention_mask, both int64 [B, T], T a multiple of step.
 

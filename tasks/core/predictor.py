@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from tasks.core.engines import REFERENCE, Engine, EngineUnavailable, open_engine
 from tasks.core.errors import DataError
-from tasks.core.padding import group_by_length, pad
+from tasks.core.padding import group_by_length, pad, spread_evenly
 from tasks.core.windows import cut, join_closeness, join_probabilities
 
 logger = logging.getLogger(__name__)
@@ -172,10 +172,14 @@ class Predictor:
         step, pad_token_id = self.engine.token_step, self.manifest.pad_token_id
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
         lengths = [-(-len(ids[row]) // step) * step for row in order]
-        for start, end in group_by_length(lengths, batch_size, self.manifest.call_tokens):
-            rows = order[start:end]
-            input_ids_BT, attention_mask_BT = pad([ids[row] for row in rows], pad_token_id, step)
-            logits_PC[rows], *closeness = self.engine.run(input_ids_BT, attention_mask_BT, outputs)
+        call_tokens, limit = self.manifest.call_tokens, batch_size
+        if call_tokens is not None:
+            limit = min(batch_size, spread_evenly(len(ids), self.engine.streams))
+        # The longest first, so that no stream has one left when the others are done.
+        groups = [order[start:end] for start, end in group_by_length(lengths, limit, call_tokens)][::-1]
+        batches = (pad([ids[row] for row in rows], pad_token_id, step) for rows in groups)
+        for rows, found in zip(groups, self.engine.run(batches, outputs), strict=True):
+            logits_PC[rows], *closeness = found
             if closeness_P is not None:
                 closeness_P[rows] = closeness[0]
         return logits_PC, closeness_P

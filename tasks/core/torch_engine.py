@@ -5,7 +5,7 @@ Shapes: B texts, T tokens, C classes, D hidden size.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from tasks.core.engines import EngineUnavailable
+from tasks.core.engines import Batch, EngineUnavailable
 from tasks.core.pooling import Pooling, pool
 
 TAIL = "tail.safetensors"
@@ -40,6 +40,7 @@ class TorchEngine:
 
     name = "torch-cuda"
     token_step = 8  # tensor cores work on multiples of it
+    streams = 1
 
     def __init__(self, folder: Path, device: str) -> None:
         check_device(device)
@@ -51,11 +52,14 @@ class TorchEngine:
         self._pooling: Pooling = json.loads((folder / "pooling.json").read_text(encoding="utf-8"))
         self._device = device
 
+    def run(self, batches: Iterable[Batch], outputs: Sequence[str]) -> list[list[npt.NDArray[np.float32]]]:
+        """Return the named outputs of each batch, in order: `logits` [B, C], `closeness` [B]."""
+        return [self._run_one(*batch, outputs) for batch in batches]
+
     @torch.inference_mode()
-    def run(
+    def _run_one(
         self, input_ids_BT: npt.NDArray[np.int64], attention_mask_BT: npt.NDArray[np.int64], outputs: Sequence[str]
     ) -> list[npt.NDArray[np.float32]]:
-        """Return the named outputs: `logits` [B, C], `closeness` [B]."""
         ids, mask = (torch.from_numpy(array).to(self._device) for array in (input_ids_BT, attention_mask_BT))
         hidden_BTD = self._encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         sentence_BD = pool(hidden_BTD.float(), mask, self._pooling)

@@ -305,7 +305,27 @@ def test_engines_answer_calls_from_several_threads(tmp_path: Path, name: str) ->
         pytest.skip(str(error))
     ids = [np.full((size, 4), 2 + size % 2, dtype=np.int64) for size in range(1, 33)] * 4
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda one: engine.run(one, np.ones_like(one), ["logits"])[0], ids))
+        found = list(pool.map(lambda one: engine.run([(one, np.ones_like(one))], ["logits"])[0][0], ids))
     for one, logits in zip(ids, found, strict=True):
         assert logits.shape == (len(one), 2)
         assert (logits.argmax(1) == 1 - len(one) % 2).all()
+
+
+@pytest.mark.parametrize("name", ["onnx-fp32", "openvino-bf16"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_several_batches_are_answered_in_their_order(tmp_path: Path, name: str, threads: int) -> None:
+    try:
+        engine = open_engine(name, write_tiny_bundle(tmp_path / "bundle"), threads)
+    except EngineUnavailable as error:
+        pytest.skip(str(error))
+    assert engine.streams == (threads if name == "openvino-bf16" else 1)
+    sizes = [7, 1, 12, 3, 3, 9]
+    batches = [(np.full((size, 4), 2 + at % 2, dtype=np.int64), np.ones((size, 4), dtype=np.int64))
+               for at, size in enumerate(sizes)]  # fmt: skip
+    together = engine.run(batches, ["logits"])
+    assert [len(logits) for (logits,) in together] == sizes
+    for at, batch in enumerate(batches):
+        ((alone,),) = engine.run([batch], ["logits"])
+        np.testing.assert_allclose(together[at][0], alone, atol=0.02)
+        assert (alone.argmax(1) == 1 - at % 2).all()
+    assert engine.run([], ["logits"]) == []

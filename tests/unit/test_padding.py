@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tasks.core.padding import group_by_length, pad
+from tasks.core.padding import group_by_length, pad, spread_evenly
 
 
 def cost(lengths: list[int], groups: list[tuple[int, int]], call_tokens: float) -> float:
@@ -58,3 +58,10 @@ def test_ids_are_padded_to_the_longest_or_the_next_step() -> None:
     assert ids.tolist() == [[5, 6, 7, 0], [0, 0, 0, 0]]
     assert mask.sum() == 3
     assert pad([[]], 0)[0].shape == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("num_texts", "streams", "largest"), [(32, 1, 32), (32, 2, 8), (33, 2, 9), (4, 2, 2), (1, 4, 2), (0, 2, 2)]
+)
+def test_every_stream_gets_two_batches_where_there_are_texts_enough(num_texts: int, streams: int, largest: int) -> None:
+    assert spread_evenly(num_texts, streams) == largest

@@ -30,6 +30,7 @@ from tests.bench.serving.trials import kill_under_load, swap_under_load, with_ke
 
 EVERTUNE = "evertune"
 MLFLOW_WORKERS = (1, 2)
+VERSION = "our version"  # in MLflow's server: our engine behind its HTTP
 WARM_UP_SECONDS = 3.0
 SERVER_THREADS = 2
 TRIAL_CONNECTIONS = 32
@@ -46,10 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         texts = {kind: write_bodies(prepared, kind, bodies(kind, prepared.texts)) for kind in ("text", "mlflow")}
         contenders = list_contenders(prepared, given.rivals)
         chosen = [one for one in contenders if not given.contenders or one.name in given.contenders.split(",")]
-        found = compare(chosen, prepared, texts, given)
+        found, shares = compare(chosen, prepared, texts, given)
         print_table(found)
         print()
-        print(json.dumps(summarise(found) | run_trials(contenders[0], prepared, texts["text"], found, given)))
+        trials = shares | run_trials(contenders[0], prepared, texts["text"], given)
+        for name, value in trials.items():
+            print(f"{name:26} {json.dumps(value)}")
+        print()
+        print(json.dumps(summarise(found) | trials))
 
 
 def list_contenders(prepared: Prepared, rivals: Path | None) -> list[Contender]:
@@ -59,13 +64,14 @@ def list_contenders(prepared: Prepared, rivals: Path | None) -> list[Contender]:
         Contender(EVERTUNE, (python, "-m", "infra.serving"), f"/v1/loops/{LOOP}/predict",
                   ours | {"EVERTUNE_API_PORT": "{port}"}, {"Authorization": f"Bearer {TOKEN}"}),
     ]  # fmt: skip
-    path = {"PATH": f"{Path(python).parent}:{os.environ['PATH']}", **prepared.environment}
-    for workers in MLFLOW_WORKERS:
-        command = (python, "-m", "mlflow", "models", "serve", "-m", prepared.model_uri, "-p", "{port}")
+    path = {**prepared.environment, "PATH": f"{Path(python).parent}:{os.environ['PATH']}"}  # MLflow starts uvicorn
+    path |= {"BENCH_CHECKPOINT": str(prepared.checkpoint), "PYTHONPATH": str(Path.cwd())}
+    served = [("mlflow", str(prepared.pipeline), workers) for workers in MLFLOW_WORKERS]
+    for name, model, workers in [*served, (f"mlflow, {VERSION}", prepared.model_uri, 1)]:
+        command = (python, "-m", "mlflow", "models", "serve", "-m", model, "-p", "{port}", "--env-manager", "local")
         options = () if workers == 1 else ("-w", str(workers))
-        name = "mlflow" if workers == 1 else f"mlflow -w {workers}"
-        found.append(Contender(name, (*command, "--env-manager", "local", *options), "/invocations", path,
-                               body="mlflow"))  # fmt: skip
+        name = name if workers == 1 else f"{name} -w {workers}"
+        found.append(Contender(name, (*command, *options), "/invocations", path, body="mlflow"))
     environment = {**prepared.environment, "BENCH_CHECKPOINT": str(prepared.checkpoint)}
     module = "tests.bench.serving.rivals"
     found.append(Contender("pipeline", (python, "-m", "uvicorn", f"{module}.fastapi_pipeline:app", "--port", "{port}",
@@ -79,12 +85,19 @@ def list_contenders(prepared: Prepared, rivals: Path | None) -> list[Contender]:
     return found
 
 
-def compare(chosen: Sequence[Contender], prepared: Prepared, texts: dict[str, Path], given: Any) -> Found:
-    """Return medians over rounds of every contender's figures."""
+def compare(
+    chosen: Sequence[Contender], prepared: Prepared, texts: dict[str, Path], given: Any
+) -> tuple[Found, dict[str, float]]:
+    """Return medians over rounds of every contender's figures, and of our share of the engine's own limit.
+
+    The limit is measured right after our service in each round: a machine is not equally fast all the time.
+    """
     rounds: dict[str, dict[int, list[dict[str, float]]]] = {}
+    limits: list[dict[str, float]] = []
     for number in range(given.rounds):
         for contender in [*chosen[number % len(chosen) :], *chosen[: number % len(chosen)]]:
-            with run(contender, prepared.home / f"bench-{contender.name}.log".replace(" ", "")) as running:
+            log = prepared.home / f"bench-{contender.name}.log".replace(" ", "").replace(",", "-")
+            with run(contender, log) as running:
                 ready = with_key(running, TOKEN)[0] if contender.name == EVERTUNE else running
                 file = texts[contender.body]
                 measure(ready, file, 8, WARM_UP_SECONDS)
@@ -93,27 +106,38 @@ def compare(chosen: Sequence[Contender], prepared: Prepared, texts: dict[str, Pa
                     rounds.setdefault(contender.name, {}).setdefault(connections, []).append(figures)
                     print(f"  round {number + 1}: {contender.name}, {connections} connections: "
                           f"{figures['requests_per_second']:.0f}/s", file=sys.stderr, flush=True)  # fmt: skip
-    return {
+            if contender.name == EVERTUNE:
+                best = max(measured[-1]["requests_per_second"] for measured in rounds[EVERTUNE].values())
+                limits.append(measure_limit(prepared, texts["text"], given.seconds, best))
+    found = {
         name: {
             connections: {figure: median(one[figure] for one in measured) for figure in FIGURES}
             for connections, measured in by_connections.items()
         }
         for name, by_connections in rounds.items()
     }
+    return found, {name: median(one[name] for one in limits) for name in (limits[0] if limits else ())}
 
 
-def run_trials(ours: Contender, prepared: Prepared, texts: Path, found: Found, given: Any) -> dict[str, Any]:
-    """Return the engine's own limit, and what swaps and kills cost."""
+def measure_limit(prepared: Prepared, texts: Path, seconds: float, ours: float) -> dict[str, float]:
+    """Return what tokenizer and engine alone answer on the same cores, and our share of it."""
     command = (sys.executable, "-m", "tests.bench.serving.limit", str(prepared.bundle), str(texts))
     out = subprocess.run(
-        [*command, "10", str(SERVER_THREADS)], env=dict(prepared.environment), capture_output=True, check=True
+        [*command, str(seconds), str(SERVER_THREADS)],
+        env=dict(prepared.environment),
+        capture_output=True,
+        check=True,
     ).stdout
     limit: dict[str, float] = json.loads(out)
-    result: dict[str, Any] = dict(limit)
-    if EVERTUNE in found:
-        best = max(figures["requests_per_second"] for figures in found[EVERTUNE].values())
-        result["of_engine_limit"] = best / limit["arrival_texts_per_second"]
-        result["of_sorted_limit"] = best / limit["sorted_texts_per_second"]
+    return limit | {
+        "of_engine_limit": ours / limit["arrival_texts_per_second"],
+        "of_sorted_limit": ours / limit["sorted_texts_per_second"],
+    }
+
+
+def run_trials(ours: Contender, prepared: Prepared, texts: Path, given: Any) -> dict[str, Any]:
+    """Return what swaps and kills cost."""
+    result: dict[str, Any] = {}
     log = prepared.home / "bench-evertune.log"
     if given.swaps:
         with run(ours, log) as running:
@@ -127,18 +151,15 @@ def run_trials(ours: Contender, prepared: Prepared, texts: Path, found: Found, g
             keyed.contender, texts, prepared.home / "evertune.db", key_id, log, given.kills, TRIAL_CONNECTIONS
         )
         result["lost_predictions"] = result["kill"]["lost"]
-    for name, value in result.items():
-        print(f"{name:26} {json.dumps(value)}")
-    print()
     return result
 
 
 def print_table(found: Found) -> None:
     """Print a line per contender and number of connections."""
-    print(f"{'':12} {'conn.':>5} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'CPU ms':>7} {'MB':>6} {'failed':>6}")
+    print(f"{'':19} {'conn.':>5} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'CPU ms':>7} {'MB':>6} {'failed':>6}")
     for name, by_connections in found.items():
         for connections, row in by_connections.items():
-            print(f"{name:12} {connections:5} {row['requests_per_second']:8.1f} {row['p50_ms']:8.1f} "
+            print(f"{name:19} {connections:5} {row['requests_per_second']:8.1f} {row['p50_ms']:8.1f} "
                   f"{row['p99_ms']:8.1f} {row['cpu_ms_per_request']:7.2f} {row['memory_mb']:6.0f} "
                   f"{row['failed']:6.0f}")  # fmt: skip
 
@@ -146,7 +167,7 @@ def print_table(found: Found) -> None:
 def summarise(found: Found) -> dict[str, Any]:
     """Return how many times the requests per second of each other server ours answers, by connections."""
     ours = found.get(EVERTUNE, {})
-    mlflow = [name for name in found if name.startswith("mlflow")]
+    mlflow = [name for name in found if name.startswith("mlflow") and VERSION not in name]
 
     def times(name: str) -> dict[str, float] | None:
         theirs = found.get(name)
@@ -166,6 +187,7 @@ def summarise(found: Found) -> dict[str, Any]:
     return {
         "times_mlflow_default": times("mlflow"),
         "times_mlflow_best": best,
+        "times_mlflow_our_version": times(f"mlflow, {VERSION}"),
         "times_pipeline": times("pipeline"),
         "times_litserve": times("litserve"),
         "times_bentoml": times("bentoml"),

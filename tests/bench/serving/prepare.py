@@ -44,6 +44,7 @@ class Prepared:
     bundle: Path  # of the first version
     checkpoint: Path
     model_uri: str
+    pipeline: Path  # the same checkpoint as an MLflow model of a transformers pipeline
     texts: tuple[str, ...]
 
 
@@ -72,8 +73,18 @@ def prepare(home: Path) -> Prepared:
         registry.fetch_bundle(version, home / "bench"),
         registry.fetch_checkpoint(version, home / "bench"),
         f"models:/{LOOP}/{first}",
+        _save_pipeline(home / "bench-mlflow-pipeline"),
         tuple(test["text"]),
     )
+
+
+def _save_pipeline(folder: Path) -> Path:
+    import mlflow
+
+    if not folder.exists():
+        code = Path(__file__).parent / "rivals" / "mlflow_pipeline.py"
+        mlflow.pyfunc.save_model(folder, python_model=str(code), pip_requirements=[])
+    return folder
 
 
 def write_bodies(prepared: Prepared, kind: str, lines: list[str]) -> Path:
