@@ -54,6 +54,7 @@ async def metrics(request: Request) -> Response:
         service.metrics.queue.labels(name).set(slot.batcher.num_waiting)
         newest = await asyncio.to_thread(service.ledger.recent_reports, name, 1)
         service.metrics.show_report(name, newest[0] if newest else None)
+        service.metrics.show_release(name, await asyncio.to_thread(service.releases.find_running, name))
     return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

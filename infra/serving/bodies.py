@@ -69,7 +69,14 @@ class PredictRequest(Body):
             "examples": [
                 {"text": "Great picture, and it was easy to set up."},
                 {"inputs": [{"text": "It broke after a week.", "group": "session-17"}, {"text": "It is a camera."}]},
-            ]
+            ],
+            "oneOf": [
+                {"required": ["text"], "properties": {"text": {"type": "string"}, "inputs": {"type": "null"}}},
+                {
+                    "required": ["inputs"],
+                    "properties": {"inputs": {"type": "array"}, "text": {"type": "null"}, "group": {"type": "null"}},
+                },
+            ],
         },
     )
 
@@ -154,7 +161,24 @@ class FeedbackRequest(Body):
             "examples": [
                 {"prediction_id": "0198c2a57b1e4f0d9c3a6b8e2d714f05", "label": "negative", "labeller": "ana"},
                 {"items": [{"prediction_id": "0198c2a57b1e4f0d9c3a6b8e2d714f05", "label": "positive"}]},
-            ]
+            ],
+            "oneOf": [
+                {
+                    "required": ["prediction_id", "label"],
+                    "properties": {
+                        "prediction_id": {"type": "string"},
+                        "label": {"type": "string"},
+                        "items": {"type": "null"},
+                    },
+                },
+                {
+                    "required": ["items"],
+                    "properties": {
+                        "items": {"type": "array"},
+                        **{name: {"type": "null"} for name in ("prediction_id", "label", "labeller")},
+                    },
+                },
+            ],
         },
     )
 

@@ -39,7 +39,7 @@ BODY: dict[str, Any] = {
                         "dataframe_records": {"type": "array", "items": {"type": "object"}},
                         "instances": {},
                         "inputs": {},
-                        "params": {"type": "object", "maxProperties": 0},
+                        "params": {"type": ["object", "null"], "maxProperties": 0},
                     },
                 },
                 "examples": {
@@ -133,7 +133,7 @@ def read_rows(body: object) -> list[dict[str, Any]]:
     unknown = sorted(set(body) - {*FORMATS, "params"})
     if len(found) != 1 or unknown:
         raise _does_not_fit(f"body: should have exactly one of {', '.join(FORMATS)}, and else only empty 'params'")
-    if body.get("params"):
+    if body.get("params") not in (None, {}):
         raise _does_not_fit("params: these models take none")
     (name,) = found
     content = body[name]

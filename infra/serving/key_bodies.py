@@ -17,7 +17,7 @@ def as_utc(moment: datetime) -> datetime:
 
 
 Moment = Annotated[AwareDatetime, AfterValidator(as_utc)]
-GRACE_HOURS = Field(ge=0, le=24 * 90, description="How long the secret before it still opens; 0: not at all")
+GRACE_HOURS = Field(strict=True, ge=0, le=24 * 90, description="How long the secret before it opens; 0: not at all")
 PlanField = Annotated[Name | None, Field(description="A plan of the plans file; null: no limits and no statement")]
 
 

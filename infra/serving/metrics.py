@@ -1,4 +1,4 @@
-"""What Prometheus reads: traffic, latency, queue, the serving version and the newest drift verdict."""
+"""What Prometheus reads: traffic, latency, queue, which version serves or is on its way, the newest drift verdict."""
 
 from collections import Counter as TextCounter
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from infra.serving.batching import Stage
 from tasks.stores.ledger import ReportRow
+from tasks.stores.releases import StagedRelease
 
 VERDICTS = ("ok", "watch", "drift", "too few")
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -51,6 +52,8 @@ class Metrics:
         self.queue = Gauge("evertune_queue_texts", "Texts that wait", ["loop"], registry=self.registry)
         self.version = Gauge("evertune_served_version", "1 for the serving version", ["loop", "version"],
                              registry=self.registry)  # fmt: skip
+        self.release = Gauge("evertune_release_stage", "1 for the version on its way and the stage it is in",
+                             ["loop", "version", "stage"], registry=self.registry)  # fmt: skip
         self.verdict = Gauge("evertune_drift_verdict", "1 for the newest verdict", ["loop", "verdict"],
                              registry=self.registry)  # fmt: skip
         self.accuracy = Gauge("evertune_live_accuracy", "Of the newest window; kind: measured, estimated",
@@ -67,10 +70,14 @@ class Metrics:
 
     def show_version(self, loop: str, version: str) -> None:
         """Mark a version as the one that serves a loop."""
-        for known_loop, known in list(self.version._metrics):
-            if known_loop == loop:
-                self.version.remove(known_loop, known)
+        self.version.remove_by_labels({"loop": loop})
         self.version.labels(loop, version).set(1)
+
+    def show_release(self, loop: str, running: StagedRelease | None) -> None:
+        """Show the release that is on its way; nothing where there is none."""
+        self.release.remove_by_labels({"loop": loop})
+        if running is not None:
+            self.release.labels(loop, running.version, running.stage).set(1)
 
     def show_report(self, loop: str, report: ReportRow | None) -> None:
         """Show the newest monitoring report of a loop."""

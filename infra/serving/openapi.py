@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 KEY = "key"
 KEY_SCHEME = {"type": "http", "scheme": "bearer", "description": "An API key; on the operator's routes the token"}
+JSON = "application/json"
 AUTOMATIC = ("HTTPValidationError", "ValidationError")  # FastAPI's own form of a 422, which this API never answers in
 HEADERS: dict[str, dict[str, Any]] = {
     "401": {"WWW-Authenticate": {"description": "Bearer", "schema": {"type": "string"}}},
@@ -47,6 +48,9 @@ def complete(described: dict[str, Any]) -> None:
             del answers["422"]  # a name in the path is a string: nothing about it can fail
         if "401" in answers:
             operation["security"] = [{KEY: []}]
+        for status, answer in answers.items():
+            if int(status) >= 400 and "content" in answer:  # FastAPI says that errors have the type of the success
+                answer["content"] = {JSON: next(iter(answer["content"].values()))}
         for status, headers in HEADERS.items():
             if status in answers:
                 answers[status]["headers"] = headers

@@ -7,8 +7,10 @@ from fastapi import HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 SHOWN_PROBLEMS = 5
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 SHOWN_CHARS = 40  # of a key that the caller made up: it may be a text
 
 
@@ -39,12 +41,24 @@ async def answer_problem(_request: Request, problem: Exception) -> Response:
     return render(problem.status, problem.code, problem.message, problem.headers)
 
 
-async def answer_http_exception(_request: Request, problem: Exception) -> Response:
+async def answer_http_exception(request: Request, problem: Exception) -> Response:
     """Answer what starlette and FastAPI raise themselves: no such route, wrong method, a body that is no text."""
     assert isinstance(problem, StarletteHTTPException)
     codes = {404: "not_found", 405: "method_not_allowed", 400: "bad_request"}
     message = "the body is not UTF-8 JSON" if problem.status_code == 400 else str(problem.detail)
-    return render(problem.status_code, codes.get(problem.status_code, "error"), message, problem.headers)
+    headers = dict(problem.headers or {})
+    if "Allow" in headers:
+        headers["Allow"] = ", ".join(_list_methods(request))
+    return render(problem.status_code, codes.get(problem.status_code, "error"), message, headers)
+
+
+def _list_methods(request: Request) -> list[str]:
+    """Return every method that a path answers to; starlette names those of the first of its routes only."""
+    return [
+        method
+        for method in METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 async def answer_invalid(_request: Request, problem: Exception) -> Response:

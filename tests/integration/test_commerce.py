@@ -272,6 +272,7 @@ def test_keys_are_sold_changed_rotated_and_ended(service: Running, operator: htt
         rotated = operator.post(f"{place}/rotate", json={"grace_hours": 1}).json()
         with service.client(rotated["secret"]) as new:
             assert (ask(old).status_code, ask(new).status_code) == (200, 200)
+            assert operator.post(f"{place}/rotate", json={"grace_hours": False}).status_code == 422  # no way to say 0
             newest = operator.post(f"{place}/rotate", json={"grace_hours": 0}).json()["secret"]
             assert ask(new).status_code == 401
         assert ask(old).status_code == 200  # its own time of grace is not over

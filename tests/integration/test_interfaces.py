@@ -98,6 +98,7 @@ def test_mlflows_own_client_gets_a_frame(service: Running, data: Any) -> None:
         ({"inputs": ["good"], "instances": ["good"]}, 422, "exactly one of"),
         ({"inputs": ["good"], "more": 1}, 422, "exactly one of"),
         ({"inputs": ["good"], "params": {"temperature": 1}}, 422, "params: these models take none"),
+        ({"inputs": ["good"], "params": False}, 422, "params: these models take none"),
         ({"inputs": []}, 422, "at least 1 item"),
         ({"inputs": 7}, 422, "inputs: should be a list, found int"),
         ({"inputs": [7]}, 422, "inputs.0.text: Input should be a valid string, found int"),
@@ -379,6 +380,8 @@ def test_every_route_documents_its_answers_and_shows_a_body(service: Running) ->
             assert ("401" in answers) == (path not in open_to_all) == ("security" in operation), (method, path)
             assert "429" not in answers or "Retry-After" in operation["responses"]["429"]["headers"], (method, path)
             assert "{loop}" not in path or "404" in answers, (method, path)
+            for status in (answer for answer in answers if answer >= "400"):
+                assert list(operation["responses"][status]["content"]) == ["application/json"], (method, path, status)
             if "requestBody" in operation:
                 assert answers >= {"413", "415", "422"}, (method, path)
                 assert shows_example(operation["requestBody"], described), (method, path)

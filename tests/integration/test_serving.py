@@ -141,7 +141,10 @@ def test_an_unknown_loop_names_those_there_are(client: httpx.Client) -> None:
     assert response.status_code == 404
     assert response.json()["error"]["message"] == "there is no such loop; this key may use: toy"
     assert client.get("/nowhere").json()["error"]["code"] == "not_found"
-    assert client.get(PREDICT).status_code == 405
+    refused = client.get(PREDICT)
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "POST")
+    assert client.patch("/v1/admin/keys").headers["Allow"] == "GET, POST"  # of several routes
+    assert client.post("/static/style.css").status_code == 405
 
 
 def test_a_key_for_other_loops_is_403_and_a_revoked_one_401(service: Running) -> None:

@@ -75,6 +75,11 @@ class Case:
         rows = Ledger(open_database(self.running.settings.database)).audit("toy")
         return [(row.action, row.from_version, row.to_version, row.who) for row in rows if row.who != "MLflow"]
 
+    def told_prometheus(self) -> list[str]:
+        with self.running.client(OPERATOR) as operator:
+            lines = operator.get("/metrics").text.splitlines()
+        return [line for line in lines if line.startswith("evertune_release_stage{")]
+
     def champion(self) -> str:
         found = self.running.registry.find("toy", "champion")
         assert found is not None
@@ -228,6 +233,7 @@ def test_a_release_goes_on_after_a_restart(tmp_path: Path, sink: EventSink, monk
         wait_until(lambda: bool(case.newest().record))
         before = case.ask(40)
         assert {one["version"] for one in before} == {"1", "2"}
+        assert case.told_prometheus() == ['evertune_release_stage{loop="toy",stage="canary",version="2"} 1.0']
         wait_until(lambda: case.newest().record["texts"].get("canary", 0) >= 10)
         seen = case.newest()
     with run_case(home, loops, sink, monkeypatch) as case:
@@ -238,6 +244,7 @@ def test_a_release_goes_on_after_a_restart(tmp_path: Path, sink: EventSink, monk
         assert kept >= seen.record["texts"]["canary"]
         ended = case.wait_for_stage("stable", lambda: case.ask(40))
         assert ended.record["texts"]["canary"] >= 200  # those of before the restart among them
+        assert case.told_prometheus() == []
         assert case.champion() == "2"
 
 
