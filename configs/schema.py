@@ -4,13 +4,9 @@ One loop is one registered model and one API route. Knobs that change a result l
 (ports, folders, secrets) are environment variables in `configs/settings.py`.
 """
 
-import re
-from datetime import datetime
 from typing import Annotated, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cronsim import CronSim, CronSimError
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from configs.data_schema import (
@@ -29,6 +25,9 @@ from configs.data_schema import (
     SqlSource,
 )
 from configs.gate_schema import Behaviour, Case, Gate, Slice, Unknown
+from configs.monitoring_schema import Monitoring, Window
+from configs.retraining_schema import Retraining
+from configs.schedule import Schedule
 from configs.sections import Name, Section
 from configs.serving_schema import Release, Serving
 from configs.training_schema import Augmentation, FewShot, LabelNoise, Lora, Replay, Training
@@ -70,72 +69,6 @@ __all__ = [
     "Unknown",
     "Window",
 ]
-
-
-class Schedule(Section):
-    """A cron line with its time zone."""
-
-    cron: str  # minute, hour, day of month, month, day of week
-    timezone: str = "UTC"  # a name of the IANA time zone database
-
-    @field_validator("cron")
-    @classmethod
-    def _is_cron(cls, cron: str) -> str:
-        problem = f"{len(cron.split())} fields, 5 are needed" if len(cron.split()) != 5 else None
-        try:
-            CronSim(cron, datetime(2024, 1, 1))  # any day: only the line is judged
-        except CronSimError as error:
-            problem = problem or str(error).lower()
-        if problem is None and re.search(r"\dL|W", cron, re.IGNORECASE):  # CronSim knows them, Prefect does not
-            problem = "L and W after a number are not known here"
-        if problem is not None:
-            raise ValueError(f"not a cron line ({problem}), for example '30 2 * * *' for half past two every night")
-        return cron
-
-    @field_validator("timezone")
-    @classmethod
-    def _is_timezone(cls, timezone: str) -> str:
-        try:
-            ZoneInfo(timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: the name of a folder of zones
-            raise ValueError("not a time zone, for example 'Europe/Berlin' or 'UTC'") from error
-        return timezone
-
-
-class Window(Section):
-    """The current window: the newest logged texts."""
-
-    max_rows: Annotated[int, Field(ge=20, le=1_000_000)] = 1000
-    min_rows: Annotated[int, Field(ge=10)] = 50  # fewer: no verdict
-    max_age_hours: Annotated[float, Field(gt=0)] | None = None
-
-
-class Monitoring(Section):
-    """The drift rule: k of the last n windows and the newest, each at a stated false-alarm rate."""
-
-    schedule: Schedule
-    window: Window = Window()
-    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.01  # false-alarm rate per window over all tests together
-    permutations: Annotated[int, Field(ge=199, le=100_000)] = 999
-    max_tested_rows: Annotated[int, Field(ge=50, le=5000)] = 1000  # per side, by group; costs grow squared
-    k: Annotated[int, Field(ge=1)] = 2
-    n: Annotated[int, Field(ge=1)] = 3
-
-    @model_validator(mode="after")
-    def _k_of_n(self) -> "Monitoring":
-        if self.k > self.n:
-            raise ValueError(f"k must not exceed n (got k={self.k}, n={self.n})")
-        if (self.permutations + 1) * self.alpha < 1:
-            raise ValueError(f"permutations must be at least {1 / self.alpha - 1:.0f} for alpha {self.alpha:g}")
-        return self
-
-
-class Retraining(Section):
-    """When drift or time makes a retrain worth its cost."""
-
-    schedule: Schedule | None = None
-    cooldown_hours: Annotated[float, Field(ge=0)] = 6.0  # after a retrain that monitoring started
-    min_new_labels: Annotated[int, Field(ge=1)] = 100  # labels that no training has seen
 
 
 class Channel(Section):

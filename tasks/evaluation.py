@@ -183,6 +183,8 @@ def _load_faithful(bundle: Path, logits: Any, texts: list[str], gate: Gate) -> t
 def _write_evidence(
     config: Loop, challenger: Challenger, test: pd.DataFrame, answers: Prediction, evaluation: Evaluation
 ) -> None:
+    from tasks.core.classifier import load_classifier, load_tokenizer
+    from tasks.core.descriptors import describe
     from tasks.core.embedding import embed
     from tasks.core.evidence import (
         build_reference,
@@ -191,14 +193,25 @@ def _write_evidence(
         tabulate_classes,
         tabulate_slices,
     )
+    from tasks.core.export import sentence_vectors
 
     folder = challenger.folder / "evidence"
     folder.mkdir(exist_ok=True)
     redacted = [redact(text) for text in test["text"]]
-    embeddings = embed(redacted, resolve_base_model(config.training.base_model))
+    base_model, checkpoint = resolve_base_model(config.training.base_model), challenger.folder / "checkpoint"
+    own = load_classifier(checkpoint), load_tokenizer(str(checkpoint / "encoder"))
     gold = test["label"].map(config.labels.index).to_numpy()
     probabilities = np.asarray(answers.probabilities)
-    reference = build_reference(test, probabilities, answers.n_tokens, embeddings, config.labels, answers.answers)
+    reference = build_reference(
+        test,
+        probabilities,
+        answers.n_tokens,
+        embed(redacted, base_model),
+        config.labels,
+        answers.answers,
+        sentence_vectors(*own, redacted),
+        describe(redacted, load_tokenizer(base_model)),
+    )
     reference.to_parquet(folder / "reference.parquet", index=False)
     tables = {
         "hardest_errors": list_hardest_errors(test.assign(text=redacted), probabilities, config.labels),

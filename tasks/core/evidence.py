@@ -23,10 +23,13 @@ def build_reference(
     embeddings: Floats,
     labels: Sequence[str],
     answers: Sequence[str] | None = None,
+    representation: Floats | None = None,
+    described: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return what drift is measured against: one row per test row, with scores and embedding but without its text.
 
-    `answers` are what the service would say, perhaps `unknown`; None: the likeliest labels.
+    `answers` are what the service would say, perhaps `unknown`; None: the likeliest labels. `representation` are the
+    model's own sentence vectors, `described` the columns of `core/descriptors.py`.
     """
     reference = pd.DataFrame(
         {
@@ -43,7 +46,9 @@ def build_reference(
     for position, label in enumerate(labels):
         reference[f"p_{label}"] = as_logged(probabilities[:, position])
     reference["embedding"] = list(embeddings)
-    return reference
+    if representation is not None:
+        reference["representation"] = list(representation)
+    return reference if described is None else reference.join(described.set_axis(reference.index))
 
 
 def _likeliest(probabilities: Floats, labels: Sequence[str]) -> list[str]:

@@ -1,20 +1,24 @@
 """One monitored window: whether it can be judged, what the drift tests say, and how good the answers seem."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from configs.schema import Monitoring
-from tasks.core.drift import DriftTest, Floats, Sample, ShareShift, can_fire, compare, sample_groups, shift_shares
-from tasks.core.errors import DataError
-from tasks.core.performance import EstimatedAccuracy, MeasuredAccuracy, estimate_accuracy, measure_accuracy
+from tasks.core.audit import LabelCounts, MeasuredAccuracy, count_labels, measure_accuracy
+from tasks.core.drift import DriftTest, ShareShift, can_fire, shift_shares
+from tasks.core.performance import Answers, EstimatedAccuracy, estimate_accuracy
+from tasks.core.permutations import sample_groups
 from tasks.core.predictor import UNKNOWN
+from tasks.core.seasons import Season
 from tasks.core.verdict import Verdict, Vote, count_rows_for_vote, judge
+from tasks.core.window_drift import Describe, Embed, Readers, ReadSeason, look_for_season, run_tests
 
-Embed = Callable[[Sequence[str]], Floats]  # texts to vectors [N, D], as those of the reference were made
+NO_LABELS = LabelCounts()
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,13 @@ class WindowCheck:
     shares: tuple[ShareShift, ...]
     measured: MeasuredAccuracy | None
     estimated: EstimatedAccuracy | None
+    labelled: LabelCounts = NO_LABELS
+    season: Season | None = None  # what earlier weeks said, where a test fired and there were some
 
     @property
     def fires(self) -> bool:
-        """Say whether a drift test fires."""
-        return any(test.fires for test in self.tests)
+        """Say whether a drift test fires for another reason than the day of the week."""
+        return any(test.fires for test in self.tests) and not (self.season and self.season.recurs)
 
 
 def check(
@@ -50,24 +56,31 @@ def check(
     version: str,
     now: datetime,
     embed: Embed,
+    represent: Embed | None = None,
+    describe: Describe | None = None,
+    read_season: ReadSeason | None = None,
+    complete_keys: Sequence[str] = (),
+    judged: pd.DataFrame | None = None,
 ) -> WindowCheck:
     """Judge a window of the prediction log (oldest row first) against the reference of the version that answered it.
 
-    `earlier` are the votes of this version so far, newest first.
+    `earlier` are the votes of this version so far, newest first; `judged` the labelled rows that accuracy is estimated
+    by, where the reference has no labels (an acknowledged window). `represent` and `describe` read texts for tests
+    that are left out without them, `read_season` the log of earlier weeks.
     """
-    n_fresh = int((current["at"] > earlier[0].newest_row_at).sum()) if earlier else len(current)
+    embed = _remember(embed)  # tests and estimate read the same texts
+    readers = Readers(embed, represent, describe)
     shortage = find_shortage(current, reference, rules)
-    needed = count_rows_for_vote(len(current), rules.window.min_rows)
-    counts = shortage is None and (not earlier or n_fresh >= needed)
-    tests = _test_drift(current, reference, rules, embed) if shortage is None else ()
+    tests = run_tests(current=current, reference=reference, rules=rules, readers=readers) if shortage is None else ()
+    fired = [test for test in tests if test.fires]
+    season = None
+    if fired and read_season is not None:
+        season = look_for_season(
+            current=current, fired=fired, votes=earlier, rules=rules, readers=readers, read_season=read_season,
+            version=version,
+        )  # fmt: skip
+    is_vote, verdict = _judge(current, earlier, rules, now, shortage, tests, season)
     oldest, newest = _span(current)
-    verdict = Verdict("too few", shortage or "")
-    if shortage is None and newest is not None:
-        vote = Vote(now, newest, any(test.fires for test in tests))
-        verdict = judge(newest=vote, earlier=earlier if counts else earlier[1:], k=rules.k, n=rules.n)
-    if shortage is None and not counts:
-        again = f"{n_fresh} new texts since the last window, {needed} make a window of its own"
-        verdict = replace(verdict, reason=f"{verdict.reason}; {again}")
     return WindowCheck(
         at=now,
         version=version,
@@ -75,7 +88,7 @@ def check(
         n_groups=current["group"].nunique(),
         oldest=oldest,
         newest=newest,
-        is_vote=counts,
+        is_vote=is_vote,
         verdict=verdict,
         tests=tests,
         shares=tuple(
@@ -83,9 +96,41 @@ def check(
                 reference=reference["predicted"], current=current["label"], labels=_answers(reference, current, labels)
             )
         ),
-        measured=_measure(current),
-        estimated=_estimate(current, reference),
+        measured=measure_accuracy(current, complete_keys=complete_keys),
+        labelled=count_labels(current),
+        estimated=_estimate(current, reference if judged is None else judged, embed, rules.max_tested_rows),
+        season=season,
     )
+
+
+def _judge(
+    current: pd.DataFrame,
+    earlier: Sequence[Vote],
+    rules: Monitoring,
+    now: datetime,
+    shortage: str | None,
+    tests: Sequence[DriftTest],
+    season: Season | None,
+) -> tuple[bool, Verdict]:
+    """Return whether the window is a vote of its own, and the verdict."""
+    newest = _span(current)[1]
+    if shortage is not None or newest is None:
+        return False, Verdict("too few", shortage or "no texts")
+    n_fresh = int((current["at"] > earlier[0].newest_row_at).sum()) if earlier else len(current)
+    needed = count_rows_for_vote(len(current), rules.window.min_rows)
+    is_vote = not earlier or n_fresh >= needed
+    vote = Vote(now, newest, any(test.fires for test in tests) and not (season and season.recurs))
+    verdict = judge(newest=vote, earlier=earlier if is_vote else earlier[1:], k=rules.k, n=rules.n)
+    reasons = [season.reason if season and season.recurs else verdict.reason]
+    if season and not season.recurs:
+        reasons.append(season.reason)
+    trivial = [f"{test.name} {test.effect:.2f} of {test.min_effect:g}" for test in tests
+               if test.p_value <= rules.alpha and not test.fires]  # fmt: skip
+    if trivial:
+        reasons.append(f"significant, but too small to matter: {', '.join(trivial)}")
+    if not is_vote:
+        reasons.append(f"{n_fresh} new texts since the last window, {needed} make a window of its own")
+    return is_vote, replace(verdict, reason="; ".join(reasons))
 
 
 def find_shortage(current: pd.DataFrame, reference: pd.DataFrame, rules: Monitoring) -> str | None:
@@ -104,29 +149,6 @@ def _span(current: pd.DataFrame) -> tuple[datetime | None, datetime | None]:
     return current["at"].min().to_pydatetime(), current["at"].max().to_pydatetime()
 
 
-def _test_drift(
-    current: pd.DataFrame, reference: pd.DataFrame, rules: Monitoring, embed: Embed
-) -> tuple[DriftTest, ...]:
-    current, reference = (side.iloc[sample_groups(side["group"].tolist(), rules.max_tested_rows)]
-                          for side in (current, reference))  # fmt: skip
-    columns = [column for column in reference.columns if column.startswith("p_")]
-    missing = [column for column in columns if column not in current.columns]
-    if missing:
-        raise DataError(f"the logged window has no column {', '.join(missing)}: its labels are not the reference's")
-    known, seen = np.stack(reference["embedding"].to_list()), embed(current["text"].tolist())
-    if known.shape[1] != seen.shape[1]:
-        raise DataError(
-            f"the reference has embeddings of {known.shape[1]} dimensions, the base model now gives {seen.shape[1]}: "
-            "set training.base_model to the one that the champion was trained from"
-        )
-    return compare(
-        reference=Sample(reference[columns].to_numpy(), known, reference["group"].tolist()),
-        current=Sample(current[columns].to_numpy(), seen, current["group"].tolist()),
-        alpha=rules.alpha,
-        permutations=rules.permutations,
-    )
-
-
 def _answers(reference: pd.DataFrame, current: pd.DataFrame, labels: Sequence[str]) -> list[str]:
     """Return the labels, and UNKNOWN where it was answered."""
     was_unknown = UNKNOWN not in labels and any(
@@ -135,17 +157,40 @@ def _answers(reference: pd.DataFrame, current: pd.DataFrame, labels: Sequence[st
     return [*labels, UNKNOWN] if was_unknown else list(labels)
 
 
-def _measure(current: pd.DataFrame) -> MeasuredAccuracy | None:
-    labelled = current[current["gold"].notna()]
-    return measure_accuracy(
-        predicted=labelled["label"].tolist(), gold=labelled["gold"].tolist(), groups=labelled["group"].tolist()
-    )
+def _remember(embed: Embed) -> Embed:
+    """Return the same, which reads no text twice."""
+    known: dict[str, npt.NDArray[np.floating]] = {}
+
+    def recall(texts: Sequence[str]) -> npt.NDArray[np.floating]:
+        new = list(dict.fromkeys(text for text in texts if text not in known))
+        if new:
+            known.update(zip(new, embed(new), strict=True))
+        return np.stack([known[text] for text in texts]) if len(texts) else embed(texts)
+
+    return recall
 
 
-def _estimate(current: pd.DataFrame, reference: pd.DataFrame) -> EstimatedAccuracy | None:
-    reference, current = reference[reference["predicted"] != UNKNOWN], current[current["label"] != UNKNOWN]
-    return estimate_accuracy(  # of the labels that were given: whether `unknown` was right, no score can say
-        reference_scores=reference["score"].to_numpy(),
-        reference_correct=(reference["label"] == reference["predicted"]).to_numpy(dtype=bool),
-        current_scores=current["score"].to_numpy(),
+def _estimate(current: pd.DataFrame, reference: pd.DataFrame, embed: Embed, max_rows: int) -> EstimatedAccuracy | None:
+    """Return the estimate for the labels that were given: whether `unknown` was right, nothing here can say."""
+    current = current.iloc[sample_groups(current["group"].tolist(), max_rows)]
+    current = current[current["label"] != UNKNOWN]
+    reference = reference[reference["predicted"] != UNKNOWN]
+    if reference.empty or current.empty:
+        return None
+    known, seen = np.stack(reference["embedding"].to_list()), embed(current["text"].tolist())
+    has_vectors = known.shape[1] == seen.shape[1]
+    return estimate_accuracy(
+        reference=Answers(
+            reference["predicted"].tolist(),
+            reference["score"].to_numpy(),
+            reference["group"].tolist(),
+            known if has_vectors else None,
+            reference["label"].tolist(),
+        ),
+        current=Answers(
+            current["label"].tolist(),
+            current["score"].to_numpy(),
+            current["group"].tolist(),
+            seen if has_vectors else None,
+        ),
     )

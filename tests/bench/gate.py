@@ -18,7 +18,7 @@ from scipy.stats import binom, norm
 from configs.schema import Gate
 from tasks.core.promotion import GateDecision
 from tasks.core.slices import score_slices
-from tests.bench.drift import Rate
+from tests.bench.rates import Rate
 from tests.support.simulated_gate import World, count_gates, draw, is_promoted, is_refused_for
 
 MARGIN, SLICE_MARGIN = 0.02, 0.05

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from configs.serving_schema import Stages
 from tasks.core.sequential import log_evidence
 from tasks.core.staging import NUM_LIMITS
-from tests.bench.drift import Rate
+from tests.bench.rates import Rate
 
 GROUPS, AT_ONCE = 2000, 50  # AT_ONCE: series whose capital is held in memory together
 STAGES = Stages()
