@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from configs.feedback_schema import Feedback
 from configs.sections import Delimiter, Name, Section, Share
 
 
@@ -135,6 +136,7 @@ class Data(Section):
     splits: Splits
     expectations: Expectations = Expectations()
     max_quarantined_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    feedback: Feedback = Feedback()
     use_feedback: bool = True  # labels that came back through the API join the next snapshot
     feedback_retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None  # labelled texts; null: kept, as rows
 

@@ -11,21 +11,26 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.serving_schema import Labelling
+from tasks.core.usefulness import order_by_use
 
 RESAMPLES = 1000
 MIN_SHARED = 5  # texts; kappa of fewer says nothing
 Outcome = Literal["open", "agreed", "disputed"]
-Picked = Literal["audit", "unsure"]
+Picked = Literal["audit", "unsure", "review"]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A logged text without feedback; `scores` are all probabilities, `votes` what others said of it so far."""
+    """A logged text that waits for a label; `scores` are all probabilities, `votes` what others said of it so far.
+
+    `is_doubted`: it has a label, of which a second person should be sure.
+    """
 
     prediction_id: str
     text: str
     scores: tuple[float, ...]
     votes: tuple[str, ...] = ()
+    is_doubted: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Question:
     """A text for a labeller, why it was picked, and how many others voted on it already.
 
     audit: drawn by chance, so what is measured on these is true of all texts. unsure: the less sure the model is of its
-    answer, the sooner it is asked about, as such a label teaches most.
+    answer, and the less its words are like those of texts that were labelled or are asked about before, the sooner it
+    is asked about, as such a label teaches most. review: it has a label that nobody confirmed.
     """
 
     prediction_id: str
@@ -73,31 +79,41 @@ class Agreement:
     pairs: tuple[Pair, ...]
 
 
-def order_queue(candidates: Sequence[Candidate], rules: Labelling) -> list[Question]:
+def order_queue(
+    candidates: Sequence[Candidate], rules: Labelling, known: Sequence[str] = (), review_share: float = 0.2
+) -> list[Question]:
     """Return what to ask, the most useful first; equal texts are asked once.
 
-    Texts that others began come first: one more vote makes a label of them. Then come a random `audit_share` and, in
-    the other places, the texts whose two likeliest labels are closest. Which texts are audited depends on their id
-    alone, so neither their scores nor who asks can choose them.
+    Texts that others began come first: one more vote makes a label of them. Then come a random `audit_share`, a
+    `review_share` of doubted labels and, in the other places, the texts that teach most beside those `known` already.
+    Which texts are audited depends on their id alone, so neither their scores nor who asks can choose them; of equal
+    texts the one that is drawn first is asked, else their number would decide.
     """
-    begun = sorted(
-        (one for one in candidates if one.votes), key=lambda one: (-len(one.votes), _draw(one.prediction_id))
-    )
-    fresh = [one for one in candidates if not one.votes]
-    audit = iter(sorted((one for one in fresh if _is_audited(one, rules)), key=lambda one: _draw(one.prediction_id)))
-    unsure = iter(sorted((one for one in fresh if not _is_audited(one, rules)), key=_margin))
-    num_audit = sum(_is_audited(one, rules) for one in fresh)
-    places = _interleave(num_audit, len(fresh) - num_audit, rules.audit_share)
-    ordered = [*begun, *(next(audit) if audited else next(unsure) for audited in places)]
+    begun = sorted((one for one in candidates if one.votes), key=lambda one: (-len(one.votes), _rank(one)))
+    fresh = _once_per_text(sorted((one for one in candidates if not one.votes), key=_rank))
+    audit = [one for one in fresh if _is_audited(one, rules)]
+    review = [one for one in fresh if one.is_doubted and not _is_audited(one, rules)]
+    unsure = [one for one in fresh if not one.is_doubted and not _is_audited(one, rules)]
+    order = order_by_use([one.text for one in unsure], [1 - _margin(one) for one in unsure], known)
+    review_share = min(review_share, 1 - rules.audit_share) if review else 0.0
+    turns = [
+        (iter(audit), len(audit), rules.audit_share),
+        (iter(review), len(review), review_share),
+        (iter([unsure[place] for place in order]), len(unsure), 1 - rules.audit_share - review_share),
+    ]
+    places = _interleave([num for _, num, _ in turns], [share for _, _, share in turns])
+    ordered = [*begun, *(next(turns[turn][0]) for turn in places)]
     return [
-        Question(one.prediction_id, why_picked(one.prediction_id, rules), len(one.votes))
+        Question(one.prediction_id, why_picked(one.prediction_id, rules, is_doubted=one.is_doubted), len(one.votes))
         for one in _once_per_text(ordered)
     ]
 
 
-def why_picked(prediction_id: str, rules: Labelling) -> Picked:
-    """Say why a text is asked about: it belongs to the share drawn by chance, or it does not."""
-    return "audit" if _draw(prediction_id) < rules.audit_share else "unsure"
+def why_picked(prediction_id: str, rules: Labelling, *, is_doubted: bool = False) -> Picked:
+    """Say why a text is asked about: it belongs to the share drawn by chance, its label is doubted, or neither."""
+    if _draw(prediction_id) < rules.audit_share:
+        return "audit"
+    return "review" if is_doubted else "unsure"
 
 
 def judge_votes(votes: Sequence[str], rules: Labelling) -> Verdict:
@@ -200,20 +216,30 @@ def _is_audited(candidate: Candidate, rules: Labelling) -> bool:
     return why_picked(candidate.prediction_id, rules) == "audit"
 
 
+def _rank(candidate: Candidate) -> float:
+    return _draw(candidate.prediction_id)
+
+
 def _margin(candidate: Candidate) -> float:
     ordered = sorted(candidate.scores, reverse=True)
     return ordered[0] - ordered[1] if len(ordered) > 1 else 0.0
 
 
-def _interleave(num_audit: int, num_unsure: int, share: float) -> list[bool]:
-    """Return which places go to audited texts: the share of them from the first place on, as long as there are any."""
-    places: list[bool] = []
-    while num_audit + num_unsure:
-        wanted = int((len(places) + 1) * share + 0.5) > sum(places)
-        audited = num_audit > 0 and (wanted or num_unsure == 0)
-        num_audit, num_unsure = num_audit - audited, num_unsure - (not audited)
-        places.append(audited)
-    return places
+def _interleave(numbers: Sequence[int], shares: Sequence[float]) -> list[int]:
+    """Return whose turn each place is, so that each has its share from the first place on, as long as it has any left.
+
+    A turn goes to the one that is furthest behind its share; the first of them where several are.
+    """
+    left, given, turns = list(numbers), [0] * len(numbers), list[int]()
+    while any(left):
+        behind = [
+            share * (len(turns) + 1) - done if remaining else -np.inf
+            for share, done, remaining in zip(shares, given, left, strict=True)
+        ]
+        turn = int(np.argmax(behind))
+        left[turn], given[turn] = left[turn] - 1, given[turn] + 1
+        turns.append(turn)
+    return turns
 
 
 def _once_per_text(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, delete, func, insert, select, update
 
 from configs.serving_schema import Labelling
 from tasks.core.errors import DataError
 from tasks.core.labelling import Candidate, Verdict, has_support, judge_votes, normalise, why_picked
-from tasks.stores.database import feedback, labels, predictions, reading, writing
+from tasks.stores.database import doubts, feedback, labels, predictions, reading, writing
 from tasks.stores.prediction_log import LABELLING
 
 SKIPPED = ""  # kept in place of a label where somebody could not say
@@ -45,6 +45,7 @@ class Waiting:
 
     candidates: list[Candidate]
     is_all: bool
+    known: tuple[str, ...] = ()  # texts that got their label lately
 
 
 class Labels:
@@ -69,17 +70,24 @@ class Labels:
         )
         with reading(self._engine) as connection:
             rows = list(connection.execute(query))
-            votes = _votes_by_text(connection, labels.c.loop == loop, ~_label_has_feedback())
-            known = _known_texts(connection, loop, labeller, limit)
+            doubted = list(connection.execute(_doubted_query(loop, mine, limit)))
+            votes = _votes_by_text(connection, labels.c.loop == loop, ~_label_has_feedback() | _is_doubted())
+            labelled = _texts_with_label(connection, loop, limit)
+            known = {normalise(text) for text in (*labelled, *_texts_asked(connection, loop, labeller, limit))}
+        fresh = [row for row in rows if normalise(row[1]) not in known]
         found = [
             Candidate(
-                row[0], row[1], tuple(map(float, row[2].values())), tuple(label for _, label in votes.get(row[0], ()))
+                row[0],
+                row[1],
+                tuple(map(float, row[2].values())),
+                tuple(label for _, label in votes.get(row[0], ())),
+                is_doubted,
             )
-            for row in rows
-            if normalise(row[1]) not in known
+            for is_doubted, some in ((True, doubted), (False, fresh))
+            for row in some
         ]
         is_open = [one for one in found if judge_votes(one.votes, rules).outcome == "open"]
-        return Waiting(is_open, len(rows) < limit)
+        return Waiting(is_open, len(rows) < limit, tuple(labelled))
 
     def disputes(self, loop: str, rules: Labelling, limit: int) -> list[Dispute]:
         """Return texts with so many votes that somebody else must decide, oldest first."""
@@ -101,7 +109,7 @@ class Labels:
             known = select(labels.c.id).where(standing, labels.c.undone_at.is_(None))
             is_new = connection.execute(known).first() is None  # else it was sent twice
             if is_new:
-                picked = why_picked(prediction_id, rules)
+                picked = why_picked(prediction_id, rules, is_doubted=_has_label(connection, prediction_id))
                 _write_label(connection, loop, prediction_id, labeller, label, at, picked)
             verdict = _judge(_votes_on(connection, prediction_id), rules)
             if is_new and verdict.label is not None:
@@ -230,8 +238,28 @@ def _write_label(
     connection.execute(insert(labels), [values | {"picked": picked}])
 
 
-def _known_texts(connection: Connection, loop: str, labeller: str, limit: int) -> set[str]:
-    """Return the normalised texts that got a label last, and those that a labeller was asked about last."""
+def _doubted_query(loop: str, mine: ColumnElement[bool], limit: int) -> Select[Any]:
+    """Select labelled texts that wait for a second person."""
+    return (
+        select(predictions.c.prediction_id, predictions.c.text, predictions.c.scores)
+        .join(doubts, doubts.c.prediction_id == predictions.c.prediction_id)
+        .where(doubts.c.loop == loop, ~mine)
+        .order_by(predictions.c.at.desc(), predictions.c.prediction_id.desc())
+        .limit(limit)
+    )
+
+
+def _is_doubted() -> ColumnElement[bool]:
+    return select(doubts.c.reason).where(doubts.c.prediction_id == labels.c.prediction_id).exists()
+
+
+def _has_label(connection: Connection, prediction_id: str) -> bool:
+    known = select(feedback.c.label).where(feedback.c.prediction_id == prediction_id)
+    return connection.execute(known).first() is not None
+
+
+def _texts_asked(connection: Connection, loop: str, labeller: str, limit: int) -> list[str]:
+    """Return the texts that a labeller was asked about last."""
     mine = and_(labels.c.loop == loop, labels.c.labeller == labeller, labels.c.undone_at.is_(None))
     said = (
         select(predictions.c.text)
@@ -240,6 +268,11 @@ def _known_texts(connection: Connection, loop: str, labeller: str, limit: int) -
         .order_by(labels.c.at.desc())
         .limit(limit)
     )
+    return list(connection.execute(said).scalars())
+
+
+def _texts_with_label(connection: Connection, loop: str, limit: int) -> list[str]:
+    """Return the texts that got a label last."""
     agreed = (
         select(predictions.c.text)
         .join(feedback, feedback.c.prediction_id == predictions.c.prediction_id)
@@ -247,7 +280,7 @@ def _known_texts(connection: Connection, loop: str, labeller: str, limit: int) -
         .order_by(feedback.c.at.desc())
         .limit(limit)
     )
-    return {normalise(text) for query in (said, agreed) for text in connection.execute(query).scalars()}
+    return list(connection.execute(agreed).scalars())
 
 
 def _revise_feedback(

@@ -7,7 +7,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import pandas as pd
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, case, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    ScalarSelect,
+    Select,
+    and_,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from tasks.core.errors import DataError
@@ -15,7 +28,9 @@ from tasks.stores.database import (
     RowInsert,
     as_repeatable,
     as_writer,
+    doubts,
     feedback,
+    further_feedback,
     labels,
     past_usage,
     predictions,
@@ -38,6 +53,7 @@ WINDOW_COLUMNS = (
     "key_id",
 )
 LABELLING = "labelling"  # the key id of feedback that came from votes on the labelling page
+GIVEN = "given"  # how a label came that a customer sent
 USAGE_COLUMNS = ["key_id", "loop", "day", "requests", "texts"]
 
 
@@ -84,10 +100,19 @@ class PredictionLog:
         """Return the newest rows with since <= at < until, oldest first, and the label that feedback gave, if any.
 
         Columns: prediction_id, at, version, text, group (the prediction id where the caller named none), label, score,
-        `p_<label>` per class, n_tokens, truncated, key_id, gold and gold_at (None and NaT without feedback).
+        `p_<label>` per class, n_tokens, truncated, key_id, gold and gold_at (None and NaT without feedback), and
+        picked: how the label came (given by a customer, else asked), None without one; asked: why people were asked.
         """
         query = (
-            select(predictions, feedback.c.label.label("gold"), feedback.c.at.label("gold_at"))
+            select(
+                predictions,
+                feedback.c.label.label("gold"),
+                feedback.c.at.label("gold_at"),
+                case((feedback.c.key_id.is_not(None), why_asked())).label("asked"),
+                case((feedback.c.key_id == LABELLING, why_asked()), (feedback.c.key_id.is_not(None), GIVEN)).label(
+                    "picked"
+                ),
+            )
             .select_from(predictions.outerjoin(feedback, feedback.c.prediction_id == predictions.c.prediction_id))
             .where(predictions.c.loop == loop, *_between(predictions.c.at, since, until))
             .order_by(predictions.c.at.desc(), predictions.c.prediction_id.desc())
@@ -115,7 +140,8 @@ class PredictionLog:
     ) -> FeedbackOutcome:
         """Keep the true label of a prediction.
 
-        `repeated`: this very label was there. `conflict`: another label was, and stays. `unknown`: no such prediction.
+        `repeated`: this very label was there. `conflict`: another label was, and stays here; what is trained on weighs
+        both (`tasks/core/feedback_trust.py`). `unknown`: no such prediction.
         """
         try:
             with writing(self._engine) as connection:
@@ -145,6 +171,15 @@ class PredictionLog:
         query = query if among is None else query.where(feedback.c.label.in_(list(among)))
         with reading(self._engine) as connection:
             return int(connection.execute(query).scalar_one())
+
+    def labelled_ids(self, loop: str, since: datetime | None = None) -> set[str]:
+        """Return the predictions of which somebody gave a label, counting from a time on."""
+        found: set[str] = set()
+        with reading(self._engine) as connection:
+            for table in (feedback, further_feedback, labels):
+                query = select(table.c.prediction_id).where(table.c.loop == loop, *_between(table.c.at, since, None))
+                found.update(connection.execute(query).scalars())
+        return found
 
     def erase(self, *, prediction_id: str | None = None, key_id: str | None = None, group: str | None = None) -> int:
         """Delete the predictions that fit every given criterion, with their feedback; return how many went.
@@ -193,11 +228,16 @@ class PredictionLog:
                 return 0
             connection.execute(insert(past_usage), [row | {"day": str(row["day"])} for row in counted])
             doomed = select(predictions.c.prediction_id).where(criterion)
-            connection.execute(delete(feedback).where(feedback.c.prediction_id.in_(doomed)))
-            connection.execute(delete(labels).where(labels.c.prediction_id.in_(doomed)))
-            connection.execute(delete(shadow_predictions).where(shadow_predictions.c.prediction_id.in_(doomed)))
+            for table in (feedback, further_feedback, doubts, labels, shadow_predictions):
+                connection.execute(delete(table).where(table.c.prediction_id.in_(doomed)))
             connection.execute(delete(predictions).where(criterion))
         return sum(row["texts"] for row in counted)
+
+
+def why_asked() -> ScalarSelect[Any]:
+    """Return why people were asked about a prediction of the query around it: audit if any vote says so."""
+    asked = and_(labels.c.prediction_id == predictions.c.prediction_id, labels.c.undone_at.is_(None))
+    return select(func.min(labels.c.picked)).where(asked).correlate(predictions).scalar_subquery()
 
 
 def _criterion(wanted: dict[str, str | None]) -> ColumnElement[bool]:
@@ -223,14 +263,32 @@ def _record_feedback(
     if predicted is None:
         return "unknown"
     known = feedback.c.prediction_id == prediction_id
-    kept = connection.execute(select(feedback.c.label, feedback.c.key_id).where(known)).first()
+    kept = connection.execute(select(feedback.c.label, feedback.c.key_id, feedback.c.labeller).where(known)).first()
     if kept is not None:
+        first = str(kept[0]) if (kept[1], kept[2]) == (key_id, labeller) else None
+        _write_further(connection, prediction_id, predicted["loop"], label, labeller, at, key_id, first)
         if kept[0] == label and kept[1] == LABELLING:  # confirmed: no undo of a vote takes it back now
             connection.execute(update(feedback).where(known).values(labeller=labeller, key_id=key_id))
         return "repeated" if kept[0] == label else "conflict"
     values = {"prediction_id": prediction_id, "loop": predicted["loop"], "label": label, "labeller": labeller}
     connection.execute(insert(feedback), [values | {"at": at, "key_id": key_id}])
     return "recorded"
+
+
+def _write_further(
+    connection: Connection, prediction_id: str, loop: str, label: str, labeller: str | None, at: datetime, key_id: str,
+    first: str | None,
+) -> None:  # fmt: skip
+    """Keep what somebody said besides; saying again what they said last, or `first`, adds nothing."""
+    values = {"prediction_id": prediction_id, "loop": loop, "label": label, "labeller": labeller, "key_id": key_id}
+    last = select(further_feedback.c.label).where(
+        further_feedback.c.prediction_id == prediction_id,
+        further_feedback.c.key_id == key_id,
+        further_feedback.c.labeller.is_not_distinct_from(labeller),
+    )
+    newest = connection.execute(last.order_by(further_feedback.c.id.desc()).limit(1)).scalar_one_or_none()
+    if (newest or first) != label:
+        connection.execute(insert(further_feedback), [values | {"at": at}])
 
 
 def _usage_query(criterion: ColumnElement[bool], key_id: str | None) -> Select[Any]:
@@ -259,6 +317,8 @@ def _window_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
         frame[f"p_{label}"] = pd.Series([row["scores"].get(label) for row in rows], dtype="float64")
     frame["group"] = [row["group"] or row["prediction_id"] for row in rows]
     frame["gold"] = pd.Series([row["gold"] for row in rows], dtype=object)
+    for name in ("picked", "asked"):
+        frame[name] = pd.Series([row[name] for row in rows], dtype=object)
     for name, values in {"at": [row["at"] for row in rows], "gold_at": [row["gold_at"] for row in rows]}.items():
         frame[name] = pd.Series(values, dtype="datetime64[us, UTC]")
     return frame.astype({"score": "float64", "n_tokens": "int64", "truncated": "bool"})

@@ -1,5 +1,6 @@
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from configs.schema import Loop
 from configs.settings import Settings
 from tasks.core.errors import DataError, TransientError
 from tasks.data import SnapshotTaken, take_snapshot
+from tasks.feedback import count_usable_labels, judge_feedback
 from tasks.stores.database import open_database
+from tasks.stores.labels import Labels
 from tasks.stores.prediction_log import LoggedPrediction, PredictionLog
 from tasks.stores.quarantine import export_quarantine, replay_quarantine
 from tasks.stores.snapshots import SnapshotStore
@@ -76,7 +79,7 @@ def test_the_counts_become_an_artifact_with_a_link(tmp_path: Path, settings: Set
     assert any(f"| train | {snapshot.train} |" in text for text in texts)
 
 
-def test_feedback_joins_and_keeps_test_rows_in_test(tmp_path: Path, settings: Settings) -> None:
+def test_feedback_trains_and_judges_only_when_reviewed(tmp_path: Path, settings: Settings) -> None:
     write_rows(tmp_path)
     store = SnapshotStore(settings.snapshots)
     before = snapshot_flow(tiny(), tmp_path, settings).snapshot
@@ -86,10 +89,44 @@ def test_feedback_joins_and_keeps_test_rows_in_test(tmp_path: Path, settings: Se
     for i in range(30):
         assert log.record_feedback(f"p{i}", "pos", "anna", now, "key") == "recorded"
     after = snapshot_flow(tiny(), tmp_path, settings).snapshot
-    assert sum(after.counts.values()) == 90
-    old, new = (set(store.read_split(s, "test")["row_id"]) for s in (before, after))
+    assert (after.test, after.train > before.train) == (before.test, True)
+    unreviewed = 90 - sum(after.counts.values())
+    assert unreviewed > 0  # would be test rows
+    labels = Labels(open_database(settings.database))
+    rules = tiny().serving.labelling
+    for one in labels.candidates("tiny-loop", "zoe", rules, 100).candidates:
+        labels.add("tiny-loop", one.prediction_id, "zoe", "pos", now, rules)
+    reviewed = snapshot_flow(tiny(), tmp_path, settings).snapshot
+    assert reviewed.test == before.test + unreviewed
+    assert sum(reviewed.counts.values()) == 90
+    old, new = (set(store.read_split(s, "test")["row_id"]) for s in (before, reviewed))
     assert old < new
     assert snapshot_flow(tiny(use_feedback=False), tmp_path, settings).snapshot.test == before.test
+
+
+def test_a_flood_of_wrong_labels_never_trains(tmp_path: Path, settings: Settings) -> None:
+    """Attack: a key calls the sure answers to all its texts wrong, where another one disputes one in twenty."""
+    write_rows(tmp_path)
+    log = PredictionLog(open_database(settings.database))
+    now = datetime(2026, 5, 4, tzinfo=UTC)
+    log.append([replace(prediction(f"{key}{i}", f"{key} wrote a sentence {i}", now), key_id=key)
+                for key in ("evil", "shop") for i in range(60)])  # fmt: skip
+    for i in range(60):
+        assert log.record_feedback(f"evil{i}", "pos", None, now, "evil") == "recorded"  # all were answered "neg"
+    for i in range(3):
+        assert log.record_feedback(f"shop{i}", "pos", None, now, "shop") == "recorded"
+    before = sum(snapshot_flow(tiny(use_feedback=False), tmp_path, settings).snapshot.counts.values())
+    config, engine = tiny(), open_database(settings.database)
+    trust = judge_feedback(engine, config).trust
+    assert (trust["evil"].standing, trust["shop"].standing) == ("held back", "new")
+    assert count_usable_labels(engine, config, None) == 3
+    assert sum(snapshot_flow(config, tmp_path, settings).snapshot.counts.values()) <= before + 3
+    waiting = Labels(engine).candidates("tiny-loop", "zoe", config.serving.labelling, 100).candidates
+    doubted = [one.prediction_id for one in waiting if one.is_doubted and one.prediction_id.startswith("evil")]
+    assert len(doubted) == 60  # people see them, and six that agree lift the hold
+    for name in doubted[:6]:
+        Labels(engine).add("tiny-loop", name, "zoe", "pos", now, config.serving.labelling)
+    assert judge_feedback(engine, config).trust["evil"].standing == "vouched"
 
 
 def test_unknown_is_no_label_to_train_on(tmp_path: Path, settings: Settings) -> None:

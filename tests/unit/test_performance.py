@@ -1,64 +1,89 @@
+"""Accuracy without labels: a second opinion sees what the champion's own scores hide."""
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from tasks.core.performance import estimate_accuracy, measure_accuracy
+from tasks.core.performance import Answers, EstimatedAccuracy, estimate_accuracy
+
+DIMENSIONS = 16
 
 
-def test_measured_accuracy_counts_labelled_rows() -> None:
-    measured = measure_accuracy(predicted=["a", "b", "a", "b"], gold=["a", "b", "b", "b"], groups=["1", "2", "3", "4"])
-    assert measured is not None
-    assert (measured.accuracy, measured.n) == (0.75, 4)
-    assert measured.low <= 0.75 <= measured.high
+class World:
+    """Texts whose label is the sign of a hidden direction; a champion that errs more on texts that lie far out."""
+
+    def __init__(self, n: int, *, shift: float = 0.0, error: float = 0.2, seed: int = 0) -> None:
+        random = np.random.default_rng(seed)
+        vectors = random.normal(size=(n, DIMENSIONS)) + np.r_[0, shift, np.zeros(DIMENSIONS - 2)]
+        self.vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        is_good = vectors[:, 0] > 0
+        self.gold = np.where(is_good, "good", "bad")
+        self.right = random.random(n) >= error
+        self.predicted = np.where(is_good == self.right, "good", "bad")
+        self.scores = np.where(random.random(n) < 0.5, 0.7, 0.9)  # they say nothing
+        self.groups = [f"{seed}-{row}" for row in range(n)]
+
+    def answers(self, *, gold: bool = False, vectors: bool = True) -> Answers:
+        return Answers(
+            self.predicted.tolist(),
+            self.scores,
+            self.groups,
+            self.vectors if vectors else None,
+            self.gold.tolist() if gold else None,
+        )
 
 
-def test_nothing_is_measured_without_labels() -> None:
-    assert measure_accuracy(predicted=[], gold=[], groups=[]) is None
+def estimate(current: World, *, vectors: bool = True) -> EstimatedAccuracy:
+    found = estimate_accuracy(reference=World(700, seed=1).answers(gold=True), current=current.answers(vectors=vectors))
+    assert found is not None
+    return found
 
 
-def test_rows_of_few_groups_give_a_wide_interval() -> None:
-    gold = ["a", "b"] * 60
-    widths = []
-    for groups in ([str(row) for row in range(120)], [str(row // 30) for row in range(120)]):
-        measured = measure_accuracy(predicted=["a"] * 60 + gold[60:], gold=gold, groups=groups)
-        assert measured is not None
-        widths.append(measured.high - measured.low)
-    assert widths[1] > 2 * widths[0]
+@pytest.mark.parametrize("error", [0.05, 0.2, 0.4])
+def test_a_second_opinion_sees_errors_that_the_scores_hide(error: float) -> None:
+    current = World(600, error=error, seed=2)
+    found = estimate(current)
+    assert found.accuracy == pytest.approx(current.right.mean(), abs=0.05)
+    assert found.low <= current.right.mean() <= found.high
+    by_scores = estimate(current, vectors=False)
+    assert by_scores.accuracy == pytest.approx(0.8, abs=0.03)  # as on the reference, whatever happens
 
 
-@pytest.mark.parametrize(("gold", "low", "high"), [("a", 0.69, 1.0), ("b", 0.0, 0.31)])
-def test_all_right_or_all_wrong_is_not_certain(gold: str, low: float, high: float) -> None:
-    measured = measure_accuracy(predicted=["a"] * 10, gold=[gold] * 10, groups=[str(row) for row in range(10)])
-    assert measured is not None
-    assert [measured.low, measured.high] == pytest.approx([low, high], abs=0.01)
+def test_the_band_is_wider_where_scores_alone_must_do() -> None:
+    current = World(600, seed=3)
+    bands = [estimate(current, vectors=vectors) for vectors in (True, False)]
+    assert bands[1].high - bands[1].low > bands[0].high - bands[0].low > 0.08
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    random = np.random.default_rng(0)
-    covered = 0
-    for seed in range(100):
-        right = np.repeat(random.beta(4, 1, size=60), 3)  # rows of a group are about as hard
-        gold = np.where(random.random(180) < right, "a", "b").tolist()
-        groups = [str(row // 3) for row in range(180)]
-        measured = measure_accuracy(predicted=["a"] * 180, gold=gold, groups=groups, seed=seed)
-        assert measured is not None
-        covered += measured.low <= 0.8 <= measured.high
-    assert covered >= 89
+def test_few_texts_widen_the_band() -> None:
+    few, many = (estimate(World(n, seed=4)) for n in (30, 600))
+    assert few.high - few.low > 1.5 * (many.high - many.low)
+    assert (few.n, many.n) == (30, 600)
 
 
-def test_estimated_accuracy_follows_the_scores_of_an_overconfident_model() -> None:
+def test_scores_tell_where_there_are_no_vectors() -> None:
     random = np.random.default_rng(0)
     scores = random.uniform(0.5, 1, 4000)
-    correct = random.random(4000) < scores - 0.15
-    harder = random.uniform(0.5, 0.7, 1000)
-    estimated = estimate_accuracy(reference_scores=scores, reference_correct=correct, current_scores=harder)
-    assert estimated is not None
-    assert estimated.accuracy == pytest.approx(0.45, abs=0.03)
-    assert estimated.n == 1000
+    predicted = np.where(random.random(4000) < scores - 0.15, "a", "b")  # an overconfident model
+    names = [str(row) for row in range(4000)]
+    harder: npt.NDArray[np.float64] = random.uniform(0.5, 0.7, 1000)
+    found = estimate_accuracy(
+        reference=Answers(predicted.tolist(), scores, names, None, ["a"] * 4000),
+        current=Answers(["a"] * 1000, harder, names[:1000]),
+    )
+    assert found is not None
+    assert found.accuracy == pytest.approx(0.45, abs=0.03)
 
 
-@pytest.mark.parametrize(("num_reference", "num_current"), [(29, 10), (100, 0)])
+@pytest.mark.parametrize(("num_reference", "num_current"), [(99, 10), (200, 0)])
 def test_nothing_is_estimated_from_too_little(num_reference: int, num_current: int) -> None:
-    scores = np.full(num_reference, 0.9)
-    correct = np.ones(num_reference, dtype=bool)
-    current = np.full(num_current, 0.9)
-    assert estimate_accuracy(reference_scores=scores, reference_correct=correct, current_scores=current) is None
+    reference = World(num_reference, seed=5).answers(gold=True)
+    assert estimate_accuracy(reference=reference, current=World(num_current, seed=6).answers()) is None
+
+
+def test_a_reference_of_one_label_or_one_group_is_no_trouble() -> None:
+    world = World(200, seed=7)
+    world.groups = ["one"] * 200
+    assert estimate_accuracy(reference=world.answers(gold=True), current=World(50, seed=8).answers()) is not None
+    world.gold = np.full(200, "good")
+    assert estimate_accuracy(reference=world.answers(gold=True), current=World(50, seed=8).answers()) is not None

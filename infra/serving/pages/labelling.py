@@ -89,7 +89,7 @@ async def take_label(loop: str, request: Request) -> Response:
 def _set_desk(labels: Labels, slot: Slot, visitor: Visitor) -> Desk:
     loop, rules = slot.loop.name, slot.loop.serving.labelling
     waiting = labels.candidates(loop, visitor.name, rules, MAX_CANDIDATES)
-    queue = order_queue(waiting.candidates, rules)
+    queue = order_queue(waiting.candidates, rules, waiting.known, slot.loop.data.feedback.review_share)
     question = queue[0] if queue else None
     last = next(iter(labels.last(loop, visitor.name)), None)
     own = labels.count_by_labeller(loop).get(visitor.name, 0)
