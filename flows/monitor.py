@@ -7,10 +7,10 @@ from prefect import flow
 from configs.load import find_loop
 from configs.settings import Settings
 from tasks.core.window_record import no_champion_record
+from tasks.deciding import decide_retraining
 from tasks.monitoring import (
     attach_report,
     check_window,
-    decide_retraining,
     fetch_champion,
     start_retrain,
     write_report,
@@ -29,8 +29,9 @@ def monitor(loop: str) -> dict[str, Any]:
     if champion is None:
         return no_champion_record(config.name)
     checked = check_window(config, champion)
-    decision = decide_retraining(config, checked)
-    start = start_retrain(config.name, checked.report_id) if decision.action == "retrain" else None
+    decision = decide_retraining(config, champion, checked)
+    wants = decision.action == "retrain"
+    start = start_retrain(config.name, checked.report_id, decision.trigger or "drift") if wants else None
     record = write_report(config, checked, decision, start)
     attach_report(champion, record)
     return record

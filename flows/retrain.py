@@ -9,6 +9,7 @@ from configs.load import find_loop_file
 from configs.settings import Settings
 from tasks.conclusion import conclude_skipped, conclude_trained, promote_challenger
 from tasks.data import read_loop, take_snapshot
+from tasks.deciding import weigh_schedule
 from tasks.evaluation import evaluate_challenger
 from tasks.registry import register_challenger
 from tasks.training import fine_tune_challenger, only_retrain, plan_training
@@ -35,7 +36,7 @@ class RetrainChanges(BaseModel):
 def retrain(
     loop: str,
     changes: RetrainChanges = RetrainChanges(),  # noqa: B008 - a frozen default that Prefect shows in its form
-    started_by: Literal["schedule", "drift", "person"] = "person",
+    started_by: Literal["schedule", "drift", "accuracy", "labels", "erasure", "person"] = "person",
     force: bool = False,
 ) -> dict[str, Any]:
     """Take a snapshot of the data, fine-tune, judge against the champion, register, and release what wins.
@@ -50,7 +51,7 @@ def retrain(
     config = read_loop(loop, changes.as_settings())
     taken = take_snapshot(config, find_loop_file(loop, settings.loops_dir).parent, settings)
     with only_retrain(config.name):
-        plan = plan_training(config, taken.snapshot, force)
+        plan = weigh_schedule(config, taken.snapshot, plan_training(config, taken.snapshot, force), started_by)
         if plan.why_not:
             return conclude_skipped(config, taken, plan, started_by)
         challenger = fine_tune_challenger(config, taken.snapshot, plan)

@@ -16,6 +16,7 @@ from tasks.alerts import emit
 from tasks.approval import Asked, ask_for_approval, forget_challenger, withdraw_older_question
 from tasks.core.metrics import Scores
 from tasks.core.model_card import list_cases, list_slices, summarise_cases, summarise_slices
+from tasks.core.worth import judge_worth
 from tasks.data import SnapshotTaken
 from tasks.evaluation import Evaluation
 from tasks.registry import Registered
@@ -82,6 +83,9 @@ def conclude_trained(
         "version": registered.version.version,
         "metrics": summarise(evaluation.scores),
         "champion_metrics": summarise(evaluation.champion_scores) if evaluation.champion_scores else None,
+        "champion": evaluation.champion_version,
+        "started_from": challenger.facts.get("started from version"),
+        "worth": judge_worth(evaluation.scores, evaluation.champion_scores, evaluation.difference, evaluation.slices),
         "decision": {"promote": evaluation.decision.promote, "reasons": evaluation.decision.reasons},
         "slices": summarise_slices(evaluation.slices, evaluation.slice_verdicts),
         "cases": summarise_cases(evaluation.behaviour),
@@ -106,10 +110,11 @@ def conclude_trained(
 
 @task(name="conclude")
 def conclude_skipped(config: Loop, taken: SnapshotTaken, plan: TrainingPlan, started_by: StartedBy) -> dict[str, Any]:
-    """Say that nothing is new, in the ledger and as the command's answer."""
-    reason = f"nothing new: {plan.why_not}"
+    """Say that nothing is new, or not enough of it, in the ledger and as the command's answer."""
+    reason = f"{'held back' if plan.is_postponed else 'nothing new'}: {plan.why_not}"
     record = {
         **_common(config, taken, "skipped"),
+        "postponed": plan.is_postponed,
         "version": None,
         "metrics": None,
         "champion_metrics": None,

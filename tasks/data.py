@@ -1,5 +1,6 @@
 """The data stage: rows in, a snapshot out."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,15 +17,19 @@ from configs.load import find_loop
 from configs.schema import Loop
 from configs.settings import Settings
 from tasks.core.errors import DataError
+from tasks.core.feedback_rows import admit_rows
 from tasks.core.predictor import UNKNOWN
 from tasks.core.rows import apply_mends, order_rows, rows_of_feedback, settle_feedback
 from tasks.core.screening import Screened, screen
 from tasks.core.validation_page import render_validation_page
+from tasks.feedback import judge_feedback
 from tasks.retries import is_transient
 from tasks.stores.database import open_database
 from tasks.stores.prediction_log import PredictionLog
 from tasks.stores.snapshots import Snapshot, SnapshotStore, fingerprint_rows
 from tasks.stores.sources import load_rows
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,12 @@ def gather_rows(config: Loop, config_dir: Path, settings: Settings, store: Snaps
     """Return the raw rows of all sources and of feedback, with what people mended."""
     rows = load_rows(config, config_dir, settings.root)
     if config.data.use_feedback:
-        labelled = PredictionLog(open_database(settings.database)).labelled_rows(config.name)
-        feedback = settle_feedback(rows_of_feedback(labelled), rows)
+        engine = open_database(settings.database)
+        judged = judge_feedback(engine, config)
+        labelled = rows_of_feedback(PredictionLog(engine).labelled_rows(config.name))
+        admitted = admit_rows(labelled, judged.settled, config.data.splits)
+        logger.info("%d of %d labels that came back are used", len(admitted), len(labelled))
+        feedback = settle_feedback(admitted, rows)
         if UNKNOWN not in config.labels:  # said of texts outside the loop's scope: no label to train on
             feedback = feedback[feedback["label"] != UNKNOWN]
         rows = order_rows(pd.concat([rows, feedback], ignore_index=True))

@@ -44,6 +44,7 @@ class TrainingPlan:
     key: str
     why_not: str | None  # why training would give nothing new; None: it would
     start: Start | None = None  # the champion to go on from; None: the base model
+    is_postponed: bool = False  # there is something new, and the rules of `retraining` wait with it
 
 
 @dataclass(frozen=True)

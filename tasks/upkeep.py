@@ -44,9 +44,10 @@ def delete_reports(config: Loop) -> int:
 
 @task(task_run_name="delete old checkpoints", persist_result=False, cache_policy=NO_CACHE)
 def delete_checkpoints() -> int:
-    """Delete checkpoints of training runs that nobody continued, a cluster's too; return how many folders went."""
+    """Delete checkpoints of training runs, and backtests, that nobody continued, a cluster's too; return how many."""
     settings = Settings()
-    runs = [*sorted((settings.root / "checkpoints").glob("*/*")), *list_shared_runs(settings.ray_storage)]
+    runs = [path for name in ("checkpoints", "backtests") for path in sorted((settings.root / name).glob("*/*"))]
+    runs += list_shared_runs(settings.ray_storage)
     return _delete_old(runs, datetime.now(UTC) - timedelta(days=CHECKPOINT_DAYS))
 
 

@@ -3,8 +3,11 @@
 from collections.abc import Iterable
 from typing import Protocol
 
-# Actions that leave the champion where it was; shadow and canary are stages on the way there.
-NO_MOVE = frozenset({"refuse", "ask", "lapse", "withdraw", "shadow", "canary"})
+# Actions that leave the champion where it was; shadow and canary are stages on the way there, the last four are about
+# drift.
+NO_MOVE = frozenset(
+    {"refuse", "ask", "lapse", "withdraw", "shadow", "canary", "mute", "unmute", "acknowledge", "restore"}
+)
 NO_CHAMPION = "none"  # what a version's tag `champion_then` says of the first
 SERVICE = "service"  # who refuses, in the audit log, where the prediction service said no
 

@@ -11,7 +11,7 @@ from tasks.stores.database import audit, reading, reports, retrains, writing
 
 Action = Literal["promote", "release", "rollback", "refuse", "ask", "lapse", "withdraw", "shadow", "canary"]
 Verdict = Literal["ok", "watch", "drift", "too few"]
-StartedBy = Literal["schedule", "drift", "person"]
+StartedBy = Literal["schedule", "drift", "accuracy", "labels", "erasure", "person"]
 RetrainStatus = Literal["trained", "skipped"]
 
 
@@ -86,6 +86,13 @@ class Ledger:
     def recent_reports(self, loop: str, limit: int) -> list[ReportRow]:
         """Return the newest reports of a loop, newest first."""
         return [ReportRow(**row) for row in self._newest(reports, loop, limit)]
+
+    def find_report(self, loop: str, report_id: str) -> ReportRow | None:
+        """Return one report of a loop, or None where there is none of this id."""
+        query = select(reports).where(reports.c.report_id == report_id, reports.c.loop == loop)
+        with reading(self._engine) as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else ReportRow(**row)
 
     def append_retrain(self, row: RetrainRow) -> None:
         """Keep one ended retrain."""

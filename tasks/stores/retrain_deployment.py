@@ -20,6 +20,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
 from tasks.core.errors import TransientError
+from tasks.stores.ledger import StartedBy
 
 BUSY = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING]
 
@@ -32,7 +33,7 @@ class Start:
     note: str
 
 
-def start_deployment(loop: str, idempotency_key: str) -> Start:
+def start_deployment(loop: str, idempotency_key: str, started_by: StartedBy = "drift") -> Start:
     """Start the loop's retrain deployment; the same key gives the same flow run. Does not wait for its end.
 
     Raises TransientError when Prefect does not answer.
@@ -42,7 +43,7 @@ def start_deployment(loop: str, idempotency_key: str) -> Start:
     try:
         flow_run = run_deployment(
             f"retrain/{loop}",
-            parameters={"loop": loop, "started_by": "drift"},
+            parameters={"loop": loop, "started_by": started_by},
             timeout=0,
             as_subflow=False,
             idempotency_key=idempotency_key,

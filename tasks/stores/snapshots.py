@@ -11,7 +11,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -228,8 +228,17 @@ class SnapshotStore:
         """Return the loops that have rows here."""
         return sorted({path.split("/")[-3] for path in self._glob("*/*/*.parquet")})
 
-    def erase_rows(self, loop: str, row_ids: Collection[str], group: str | None = None) -> list[str]:
+    def erase_rows(
+        self,
+        loop: str,
+        row_ids: Collection[str],
+        group: str | None = None,
+        before: Callable[[dict[str, list[str]]], None] | None = None,
+    ) -> list[str]:
         """Delete every snapshot, refused set and mended row that holds one of the rows; return the fingerprints gone.
+
+        `before` is told which will go, and in which of their splits the rows are, while they still exist: an erasure
+        that is cut short must not lose which versions learnt what it deleted.
 
         With `group`, rows that came back as feedback and belong to it are among the rows, also those that the
         prediction log keeps no more. A snapshot is never rewritten, so it goes whole; the next retrain takes one
@@ -239,7 +248,11 @@ class SnapshotStore:
         if group is not None:
             for fingerprint in fingerprints:
                 wanted |= self._feedback_of(loop, fingerprint, group)
-        gone = [fingerprint for fingerprint in fingerprints if self._holds(loop, fingerprint, wanted)]
+        held = {fingerprint: self._holding(loop, fingerprint, wanted) for fingerprint in fingerprints}
+        gone = [fingerprint for fingerprint, names in held.items() if names]
+        if before is not None:
+            splits = {fingerprint: [name for name in held[fingerprint] if name in SPLITS] for fingerprint in gone}
+            before({fingerprint: names for fingerprint, names in splits.items() if names})
         for fingerprint in gone:
             self._delete_folder(f"{loop}/{fingerprint}")
         mended = self.read_mended(loop)
@@ -247,9 +260,14 @@ class SnapshotStore:
             self.write_mended(loop, mended[~mended["row_id"].isin(list(wanted))])
         return gone
 
-    def _holds(self, loop: str, fingerprint: str, row_ids: Collection[str]) -> bool:
-        frames = self._read_columns(loop, fingerprint, (*SPLITS, "quarantine", "suspects"), ["row_id"])
-        return any(frame["row_id"].isin(list(row_ids)).any() for frame in frames)
+    def _holding(self, loop: str, fingerprint: str, row_ids: Collection[str]) -> list[str]:
+        """Return the names of the files of a snapshot that hold one of the rows."""
+        return [
+            name
+            for name in (*SPLITS, "quarantine", "suspects")
+            for frame in self._read_columns(loop, fingerprint, (name,), ["row_id"])
+            if frame["row_id"].isin(list(row_ids)).any()
+        ]
 
     def _feedback_of(self, loop: str, fingerprint: str, group: str) -> set[str]:
         frames = self._read_columns(loop, fingerprint, SPLITS, ["row_id", "source", "group"])

@@ -16,6 +16,11 @@ def erase_training_copies(home: Path, ray_storage: Path | None = None) -> None:
                 path.unlink(missing_ok=True)
 
 
+def erase_backtests(home: Path) -> None:
+    """Delete what backtests keep of rows and answered texts: their vectors, and what models said of them."""
+    shutil.rmtree(home / "backtests", ignore_errors=True)
+
+
 def list_shared_runs(ray_storage: Path | None) -> list[Path]:
     """Return the runs' folders on the disk that a cluster shares; what others keep there is none of them."""
     if ray_storage is None:
