@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up serve down status test test-unit check format demo bench bench-training bench-serving golden clean
+.PHONY: help setup up serve down status test test-unit check format demo bench bench-training bench-serving bench-labels golden clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ status: $(STAMP)  ## servers, champions, last retrain and verdict
 	@exec $(BIN)/evertune status
 
 test: $(STAMP)  ## set-up and the whole suite
-	@exec $(BIN)/python -m pytest -q
+	@exec $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-unit: $(STAMP)  ## the fast tier alone
 	@exec $(BIN)/python -m pytest -q tests/unit
@@ -55,7 +55,7 @@ demo: $(STAMP)  ## the loop closing on real text: drift, alert, labels, retrain,
 
 bench: $(STAMP)  ## benchmarks: the loop's overhead, false alarms and power
 	$(BIN)/python -m tests.bench.loop
-	$(BIN)/python -m tests.bench.drift
+	$(BIN)/python -m tests.bench.drift --windows 100 --power-windows 25 --contenders evertune
 	$(BIN)/python -m tests.bench.gate
 	$(BIN)/python -m tests.bench.staging
 
@@ -63,7 +63,17 @@ bench-training: $(STAMP)  ## training beside the usual recipe, VADER and people 
 	@exec $(BIN)/python -m tests.bench.training $(if $(BENCH_DATA),--data $(BENCH_DATA)) $(if $(BENCH_RESUME),--resume $(BENCH_RESUME))
 
 bench-serving: $(STAMP)  ## the prediction service beside other servers (BENCH_HOME=DIR, BENCH_RIVALS=DIR: see --help)
+	$(BIN)/python -m tests.bench.serving.fuzz
 	$(BIN)/python -m tests.bench.serving $(if $(BENCH_HOME),--home $(BENCH_HOME)) $(if $(BENCH_RIVALS),--rivals $(BENCH_RIVALS))
+
+bench-drift: $(STAMP)  ## false alarms and power beside Evidently and alibi-detect (BENCH_HOME=DIR, BENCH_RIVALS=DIR: see --help)
+	@mkdir -p $(or $(BENCH_HOME),.evertune/bench)
+	$(BIN)/python -m tests.bench.accuracy --home $(or $(BENCH_HOME),.evertune/bench) > $(or $(BENCH_HOME),.evertune/bench)/accuracy.txt
+	$(BIN)/python -m tests.bench.drift --home $(or $(BENCH_HOME),.evertune/bench) --accuracy $(or $(BENCH_HOME),.evertune/bench)/accuracy.txt $(if $(BENCH_RIVALS),--rivals $(BENCH_RIVALS))
+
+bench-labels: $(STAMP)  ## live accuracy with few labels and none, labels that a retrain needs (BENCH_HOME=DIR keeps answers)
+	$(BIN)/python -m tests.bench.accuracy --home $(or $(BENCH_HOME),.evertune/bench)
+	$(BIN)/python -m tests.bench.labels --home $(or $(BENCH_HOME),.evertune/bench)
 
 golden: $(STAMP)  ## rewrite the golden losses; the only way to do so
 	@exec $(BIN)/python -m pytest -q tests/integration/test_fine_tuning.py --golden

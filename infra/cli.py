@@ -8,7 +8,18 @@ import typer
 
 from configs.load import ConfigError, find_loop, find_loop_file, load_all_loops
 from configs.plans import load_plans
-from infra import cli_approve, cli_cases, cli_data, cli_keys, cli_releases, cli_stack, cli_tuning
+from infra import (
+    cli_approve,
+    cli_backtest,
+    cli_cases,
+    cli_data,
+    cli_drift,
+    cli_keys,
+    cli_labels,
+    cli_releases,
+    cli_stack,
+    cli_tuning,
+)
 from infra.output import FAILED, REFUSED, USAGE, JsonOption, Output
 from tasks.core.errors import DataError, TransientError
 
@@ -180,8 +191,11 @@ app.add_typer(cli_keys.app, name="keys")
 cli_data.add_to(app)
 cli_cases.add_to(app)
 cli_approve.add_to(app)
+cli_drift.add_to(app)
+cli_labels.add_to(app)
 cli_releases.add_to(app)
 cli_tuning.add_to(app)
+cli_backtest.add_to(app)
 
 
 def main() -> None:

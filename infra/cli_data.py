@@ -4,6 +4,7 @@ Rows that were parked or look wrong, files that loops are made of, rows to forge
 """
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -149,7 +150,8 @@ def erase(
 ) -> None:
     """Erase texts for good: from the prediction log with their labels, and every snapshot that holds them.
 
-    Usage counts stay. Models already trained keep what they learned; the next retrain learns without these rows.
+    Usage counts stay. Models already trained keep what they learned; a champion among them is marked, and the next
+    look of monitoring starts a retrain without these rows.
 
     evertune erase --group user-17
 
@@ -157,11 +159,12 @@ def erase(
     """
     from infra.preflight import read_settings
     from tasks.stores.database import open_database
+    from tasks.stores.erasures import Erasures
     from tasks.stores.job_files import JobFiles, erase_jobs
     from tasks.stores.jobs import Jobs
     from tasks.stores.prediction_log import PredictionLog
     from tasks.stores.snapshots import SnapshotStore
-    from tasks.stores.training_files import erase_training_copies
+    from tasks.stores.training_files import erase_backtests, erase_training_copies
 
     settings, output = read_settings(), Output(as_json)
     database = open_database(settings.database)
@@ -172,15 +175,17 @@ def erase(
     found = log.find_ids(prediction_id=prediction, key_id=key, group=group)
     only_group = group if prediction is None and key is None else None
     only_row = {f"feedback:{prediction}"} if prediction is not None and key is None and group is None else set()
-    snapshots = {}
+    snapshots, erasures, now = {}, Erasures(database), datetime.now(UTC)
     # Snapshots first: should this stop half-way, the log still knows what is to be erased. All loops' snapshots: they
     # hold rows that the log is past keeping.
     for loop in sorted({*found, *store.list_loops()}):
         row_ids = only_row | {f"feedback:{known}" for known in found.get(loop, [])}
-        if gone := store.erase_rows(loop, row_ids, only_group):
+        if gone := store.erase_rows(loop, row_ids, only_group, partial(erasures.mark, loop, at=now)):
             snapshots[loop] = gone
     if snapshots:
         erase_training_copies(settings.root, settings.ray_storage)
+    if snapshots or found:
+        erase_backtests(settings.root)
     n_erased = log.erase(prediction_id=prediction, key_id=key, group=group)
     n_snapshots = sum(len(gone) for gone in snapshots.values())
     output.say(f"{n_erased} predictions erased, and {n_snapshots} snapshots that held them as training rows")
@@ -208,5 +213,5 @@ def _list_learnt(settings: "Settings", snapshots: dict[str, list[str]], output: 
     for loop, names in learnt.items():
         if names:
             told = f"{loop}: versions {', '.join(names)} were trained on erased rows"
-            output.say(f"{told}: retrain, then delete these versions in MLflow")
+            output.say(f"{told}: monitoring retrains where the champion is among them; then delete them in MLflow")
     return {loop: names for loop, names in learnt.items() if names}

@@ -51,6 +51,8 @@ ENDS = {
 
 
 def _retrain(record: dict[str, Any]) -> list[str]:
+    if record["status"] == "skipped" and record.get("postponed"):
+        return [f"{record['loop']}: {record['decision']['reasons'][0]} (a retrain by hand trains all the same)"]
     if record["status"] == "skipped":
         return [f"{record['loop']}: nothing new, nothing trained (--force trains all the same)"]
     metrics, decision = record["metrics"], record["decision"]

@@ -4,8 +4,8 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,27 @@ from configs.settings import Settings
 from tasks.alerts import emit
 from tasks.core.base_models import resolve_base_model
 from tasks.core.drift import Floats
+from tasks.core.drift_decisions import Reference, Standing
 from tasks.core.errors import TransientError
 from tasks.core.expectations import ExpectationResult, validate
-from tasks.core.retraining import Decision, decide, started_at
-from tasks.core.rows import derive_columns
+from tasks.core.explanation import Explanation
+from tasks.core.feedback_rows import settle_window
+from tasks.core.retraining import Decision
 from tasks.core.verdict import Vote
 from tasks.core.window_check import WindowCheck, check
 from tasks.core.window_record import build_record, describe_drift, is_news, render_decision
+from tasks.explaining import explain_window, read_reference, recall_standing, remember, select_shown
+from tasks.feedback import judge_feedback
 from tasks.retries import is_transient
 from tasks.stores.database import open_database
-from tasks.stores.ledger import Ledger, ReportRow
+from tasks.stores.ledger import Ledger, ReportRow, StartedBy
 from tasks.stores.model_registry import ModelVersion, open_registry
 from tasks.stores.prediction_log import PredictionLog
-from tasks.stores.retrain_deployment import Start, is_retraining, start_deployment
+from tasks.stores.retrain_deployment import Start, start_deployment
+from tasks.window_reading import describer, fetch_representing, read_current, representer, season_reader
 
 RETRIES = 3
 REMEMBERED = 500  # reports and retrains that votes and the cooldown look back on
-SHOWN = ["label", "score", "n_chars", "n_words"]  # what the page shows of each row: no texts
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Champion:
     version: ModelVersion
     base_model: str
     reference: Path
+    snapshot: str | None = None  # its fingerprint: where the texts of the test rows are, while it is kept
+    checkpoint: Path | None = None  # None: its reference holds no vectors of its own encoder
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,9 @@ class CheckedWindow:
     live: list[ExpectationResult]
     reference: pd.DataFrame
     current: pd.DataFrame
+    explanation: Explanation | None = None  # None where it was not judged
+    standing: Standing = field(default_factory=Standing)
+    compared_with: Reference | None = None
 
 
 RETRIED: dict[str, Any] = {
@@ -79,62 +88,61 @@ def fetch_champion(config: Loop) -> Champion | None:
             "%s has no champion to monitor yet; train one: evertune retrain %s", config.name, config.name
         )
         return None
-    base_model = registry.describe(version)["tags"].get("base_model", config.training.base_model)
-    return Champion(version, base_model, registry.fetch_reference(version, settings.root / "models"))
+    tags = registry.describe(version)["tags"]
+    cache = settings.root / "models"
+    reference = registry.fetch_reference(version, cache)
+    checkpoint = fetch_representing(registry, version, reference, cache)
+    base_model = tags.get("base_model", config.training.base_model)
+    return Champion(version, base_model, reference, tags.get("snapshot"), checkpoint)
 
 
 @task(name="check window", **RETRIED)
 def check_window(config: Loop, champion: Champion) -> CheckedWindow:
     """Compare the champion's newest logged answers with its reference, and judge them by the live suite."""
-    now = datetime.now(UTC)
-    engine = open_database(Settings().database)
-    version = champion.version.version
-    current = read_current(PredictionLog(engine), config, version, now)
-    reference = pd.read_parquet(champion.reference)
+    now, settings = datetime.now(UTC), Settings()
+    engine = open_database(settings.database)
+    log, version = PredictionLog(engine), champion.version.version
+    current = read_current(engine, config, version, now)
+    current = settle_window(current, judge_feedback(engine, config).settled)
+    judged = pd.read_parquet(champion.reference)
+    embed = remember(lambda texts: _embed(texts, champion.base_model))
+    standing = recall_standing(engine, config.name, version, now)
+    represent, describe = representer(champion.checkpoint), describer(champion.base_model)
+    reference, compared_with = read_reference(
+        config, judged, standing, log, embed, champion.snapshot, represent=represent, describe=describe
+    )
     found = check(
         current=current,
         reference=reference,
-        earlier=read_votes(Ledger(engine), config.name, version),
+        judged=judged,
+        earlier=read_votes(Ledger(engine), config.name, version, standing.reference_since),
         rules=config.monitoring,
         labels=config.labels,
         version=version,
         now=now,
-        embed=lambda texts: _embed(texts, champion.base_model),
+        embed=embed,
+        represent=represent,
+        describe=describe,
+        read_season=season_reader(engine, config),
+        complete_keys=config.data.feedback.complete_keys,
     )
+    explanation = None
+    if found.tests:
+        explanation = explain_window(
+            config, reference=reference, current=current, embed=embed, snapshot=champion.snapshot, settings=settings
+        )
     live = validate(current, config.data.expectations.live, "prediction_id") if found.n else []
     report_id = f"{now:%Y%m%dt%H%M%S}-{secrets.token_hex(3)}"
     get_run_logger().info("%d texts of version %s: %s (%s)", found.n, version, found.verdict.word, found.verdict.reason)
-    return CheckedWindow(report_id, found, live, reference.assign(label=reference["predicted"])[SHOWN], current[SHOWN])
-
-
-@task(name="decide", **RETRIED)
-def decide_retraining(config: Loop, checked: CheckedWindow) -> Decision:
-    """Say whether to retrain, to ask for labels, or to wait."""
-    engine = open_database(Settings().database)
-    ledger, found = Ledger(engine), checked.check
-    last = next(iter(ledger.recent_retrains(config.name, 1)), None)
-    decision = decide(
-        verdict=found.verdict.word,
-        num_new_labels=PredictionLog(engine).count_labels(
-            config.name,
-            since=started_at(last.at, last.record) if last else None,
-            among=config.labels,  # `unknown` is no label to train on
-        ),
-        rules=config.retraining,
-        now=found.at,
-        last_started_at=find_last_start(ledger, config.name),
-        is_running=found.verdict.word == "drift" and is_retraining(config.name, found.at),
-        learns_from_feedback=config.data.use_feedback,
-    )
-    get_run_logger().info("%s: %s", decision.action, decision.reason)
-    return decision
+    shown = select_shown(reference, current, describe, config.monitoring.max_tested_rows)
+    return CheckedWindow(report_id, found, live, *shown, explanation, standing, compared_with)
 
 
 @task(name="start retrain", **RETRIED)
-def start_retrain(loop: str, report_id: str) -> Start:
+def start_retrain(loop: str, report_id: str, started_by: StartedBy = "drift") -> Start:
     """Start the loop's retrain, once per report; that it cannot be started is told in the report, and fails nothing."""
     try:
-        return start_deployment(loop, f"{loop}-{report_id}")
+        return start_deployment(loop, f"{loop}-{report_id}", started_by)
     except TransientError as error:
         if (task_run.run_count or 1) <= RETRIES:
             raise
@@ -149,7 +157,12 @@ def write_report(config: Loop, checked: CheckedWindow, decision: Decision, start
         decision = replace(decision, reason=f"{decision.reason}; {start.note}")
     url = f"{settings.api}/reports/{config.name}/{checked.report_id}" if found.n else None
     flow_run_id = start.flow_run_id if start else None
-    record = build_record(config.name, checked.report_id, found, checked.live, decision, flow_run_id, url)
+    if checked.standing.mute_note:
+        decision = replace(decision, reason=f"{decision.reason}; {checked.standing.mute_note}")
+    record = build_record(
+        config.name, checked.report_id, found, checked.live, decision, flow_run_id, url,
+        explanation=checked.explanation, standing=checked.standing, compared_with=checked.compared_with,
+    )  # fmt: skip
     if found.n:
         _write_page(settings, config, checked, record)
     ledger = Ledger(open_database(settings.database))
@@ -185,26 +198,12 @@ def page_path(settings: Settings, loop: str, report_id: str) -> Path:
     return settings.root / "reports" / loop / f"{report_id}.html"
 
 
-def read_current(log: PredictionLog, config: Loop, version: str, now: datetime) -> pd.DataFrame:
-    """Return the newest rows that this version answered, with n_chars, n_words and n_control_chars."""
-    rules = config.monitoring.window
-    since = now - timedelta(hours=rules.max_age_hours) if rules.max_age_hours else None
-    window = log.read_window(config.name, max_rows=rules.max_rows, since=since)
-    return derive_columns(window[window["version"] == version].reset_index(drop=True))
-
-
-def read_votes(ledger: Ledger, loop: str, version: str) -> list[Vote]:
-    """Return the windows of this version that counted as votes, newest first."""
-    rows = [row for row in ledger.recent_reports(loop, REMEMBERED) if row.version == version]
+def read_votes(ledger: Ledger, loop: str, version: str, since: datetime | None = None) -> list[Vote]:
+    """Return the windows of this version that counted as votes, newest first; `since` its reference is what it is."""
+    rows = [row for row in ledger.recent_reports(loop, REMEMBERED)
+            if row.version == version and (since is None or row.at > since)]  # fmt: skip
     return [Vote(row.at, datetime.fromisoformat(row.record["window"]["to"]), row.fired)
             for row in rows if row.record["window"]["is_vote"]]  # fmt: skip
-
-
-def find_last_start(ledger: Ledger, loop: str) -> datetime | None:
-    """Return when monitoring last started a retrain or one such ended; a crashed one counts, it has no ledger row."""
-    ended = [row.at for row in ledger.recent_retrains(loop, REMEMBERED) if row.started_by == "drift"]
-    begun = [row.at for row in ledger.recent_reports(loop, REMEMBERED) if row.record["decision"]["flow_run_id"]]
-    return max(ended + begun, default=None)
 
 
 def _embed(texts: Sequence[str], base_model: str) -> Floats:

@@ -63,10 +63,12 @@ def _adapt(document: dict[str, Any]) -> dict[str, Any]:
     columns = {"text": "text", "label": None, "rating": "rating", "row_id": "row_id", "group": "group"}
     source = {"name": "reviews", "kind": "csv", "path": "reviews.csv", "columns": columns}
     monitoring = {"schedule": {"cron": "* * * * *", "timezone": "UTC"}, "window": {"max_rows": 300, "min_rows": 100}}
-    retraining = {"schedule": None, "min_new_labels": 400}
+    feedback = {"reviewed_keys": ["*"]}  # labels of twenty people each
+    drift_alone = {"max_accuracy_drop": None, "labels_alone": None}
+    retraining = {"schedule": None, "min_new_labels": 400, **drift_alone}
     return {
         **document,
-        "data": document["data"] | {"sources": [source]},
+        "data": document["data"] | {"sources": [source], "feedback": feedback},
         "monitoring": document["monitoring"] | monitoring,
         "retraining": document["retraining"] | retraining,
         "alerts": [{"name": "demo", "url_from": ALERT_VARIABLE}],

@@ -26,6 +26,8 @@ from tasks.core.champions import find_last_champion
 from tasks.core.errors import TransientError
 from tasks.stores.api_keys import ApiKeys
 from tasks.stores.database import open_database
+from tasks.stores.drift_decisions import DriftDecisions
+from tasks.stores.erasures import Erasures
 from tasks.stores.job_files import JobFiles
 from tasks.stores.jobs import Jobs
 from tasks.stores.labellers import Labellers
@@ -50,12 +52,14 @@ class Service:
         self.log = PredictionLog(engine)
         self.limits = open_limits(settings.limits_url, self.log)
         self.ledger = Ledger(engine)
+        self.erasures = Erasures(engine)
         self.releases = Releases(engine)
         self.keys = ApiKeys(engine)
         self.plans = PlanFile(settings.plans_file)
         self.access = Access(self.keys, self.plans, _read_token(settings), f"evertune_session_{settings.api_port}")
         self.sessions = Sessions(self.access, Labellers(engine), _read_token(settings), settings.api_port)
         self.labels = Labels(engine)
+        self.drift_decisions = DriftDecisions(engine)
         self.traffic = Traffic(engine)
         self.statements = Statements(engine)
         self.metrics = Metrics()

@@ -1,7 +1,5 @@
-"""The data validation suite, judged by Great Expectations (imported only when needed: it takes seconds)."""
+"""The data validation suite: what a loop's YAML expects of its rows, and what was found."""
 
-import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,13 +8,7 @@ import pandas as pd
 
 from configs.schema import Expectation, SetExpectation
 from tasks.core.errors import DataError
-
-# COMPLETE names every failing row by its id. Values stay out: they are people's texts.
-RESULT_FORMAT = {
-    "result_format": "COMPLETE",
-    "exclude_unexpected_values": True,
-    "return_unexpected_index_query": False,
-}
+from tasks.core.suite_engine import Answer, Question, SuiteMistake, ask
 
 
 @dataclass(frozen=True)
@@ -42,64 +34,27 @@ def validate(
     """
     if not expectations:
         return []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Great Expectations imports deprecated modules and uses old pandas idioms
-        report = _run(frame, expectations, id_column)
-    found = {result["expectation_config"]["meta"]["position"]: result for result in report["results"]}
-    return [_read(found[position], expectation, id_column) for position, expectation in enumerate(expectations)]
-
-
-def _run(frame: pd.DataFrame, expectations: Sequence[Expectation], id_column: str) -> dict[str, Any]:
-    import great_expectations as gx
-    from great_expectations.data_context.types.base import ProgressBarsConfig
-
-    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)  # sets itself to INFO
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    asset = context.data_sources.add_pandas("rows").add_dataframe_asset("rows")
-    batch = asset.add_batch_definition_whole_dataframe("rows").get_batch({"dataframe": frame})
-    suite = gx.ExpectationSuite("suite", expectations=[_build(e, position) for position, e in enumerate(expectations)])
-    result_format = {**RESULT_FORMAT, "unexpected_index_column_names": [id_column]}
-    report: dict[str, Any] = batch.validate(suite, result_format=result_format).to_json_dict()
-    return report
-
-
-def _build(expectation: Expectation, position: int) -> Any:
-    from great_expectations.exceptions import GreatExpectationsError
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
-
-    severity = expectation.severity if isinstance(expectation, SetExpectation) else "warning"
-    configuration = ExpectationConfiguration(
-        type=expectation.type, kwargs=dict(expectation.kwargs), severity=severity, meta={"position": position}
-    )
+    questions = [
+        Question(one.type, one.kwargs, one.severity if isinstance(one, SetExpectation) else "warning")
+        for one in expectations
+    ]
     try:
-        return configuration.to_domain_obj()
-    except (GreatExpectationsError, ValueError, TypeError) as error:
-        raise _suite_error(expectation, str(error)) from error
+        answers = ask(frame, questions, id_column)
+    except SuiteMistake as mistake:
+        raise _suite_error(expectations[mistake.place], str(mistake)) from mistake
+    return [_read(answer, one) for answer, one in zip(answers, expectations, strict=True)]
 
 
-def _read(result: dict[str, Any], expectation: Expectation, id_column: str) -> ExpectationResult:
-    crash = _crash(result["exception_info"])
-    if crash is not None:
-        raise _suite_error(expectation, crash)
-    details = result["result"]
-    ids = [str(row_id) for entry in details.get("unexpected_index_list") or [] for row_id in entry[id_column]]
+def _read(answer: Answer, expectation: Expectation) -> ExpectationResult:
     return ExpectationResult(
         type=expectation.type,
         column=expectation.kwargs.get("column"),
         reason=expectation.reason,
         severity=expectation.severity if isinstance(expectation, SetExpectation) else "row",
-        success=bool(result["success"]),
-        unexpected_ids=list(dict.fromkeys(ids)),
-        observed=_observed(details),
+        success=answer.success,
+        unexpected_ids=answer.unexpected_ids,
+        observed=_observed(answer.details),
     )
-
-
-def _crash(info: dict[str, Any]) -> str | None:
-    """Return the message of a check that crashed: GE then nests one entry per metric, or sets raised_exception."""
-    if "raised_exception" in info:
-        return str(info["exception_message"]) if info["raised_exception"] else None
-    return "; ".join(sorted({str(entry["exception_message"]) for entry in info.values()}))
 
 
 def _observed(details: dict[str, Any]) -> str:

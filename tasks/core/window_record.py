@@ -5,11 +5,16 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from tasks.core.audit import LabelCounts
+from tasks.core.drift import EFFECTS
+from tasks.core.drift_decisions import Reference, Standing, record_standing
 from tasks.core.expectations import ExpectationResult
+from tasks.core.explanation import Explanation, as_record, describe_change, name_topic
 from tasks.core.retraining import Decision
+from tasks.core.seasons import Season
 from tasks.core.window_check import WindowCheck
 
-EFFECTS = {"outputs": "largest distance of a class's probabilities, 0–1", "embeddings": "mean discrepancy of texts"}
+ALARMING = ("accuracy", "erasure")  # reasons to act that are news without any drift
 
 
 def no_champion_record(loop: str) -> dict[str, Any]:
@@ -24,11 +29,23 @@ def no_champion_record(loop: str) -> dict[str, Any]:
         "since": None,
         "window": {"n": 0, "from": None, "to": None, "groups": 0, "is_vote": False},
         "tests": [],
-        "accuracy": {"measured": None, "interval": None, "estimated": None, "n_labelled": 0},
+        "season": None,
+        "accuracy": {
+            "measured": None,
+            "interval": None,
+            "method": None,
+            "estimated": None,
+            "band": None,
+            "n_labelled": 0,
+            "labels": asdict(LabelCounts()),
+        },
         "shares": [],
         "live": [],
-        "decision": {"action": "wait", "reason": reason, "flow_run_id": None},
+        "decision": {**asdict(Decision("wait", reason)), "flow_run_id": None},
         "report_url": None,
+        "explanation": None,
+        "muted": None,
+        "reference": None,
     }
 
 
@@ -40,6 +57,10 @@ def build_record(
     decision: Decision,
     flow_run_id: str | None,
     report_url: str | None,
+    *,
+    explanation: Explanation | None = None,
+    standing: Standing | None = None,
+    compared_with: Reference | None = None,
 ) -> dict[str, Any]:
     """Return the JSON object of `evertune monitor --json`; `flow_run_id` is the retrain that began, if one did."""
     measured, estimated = check.measured, check.estimated
@@ -58,11 +79,15 @@ def build_record(
             "is_vote": check.is_vote,
         },
         "tests": [asdict(test) for test in check.tests],
+        "season": _season(check.season),
         "accuracy": {
             "measured": measured.accuracy if measured else None,
             "interval": [measured.low, measured.high] if measured else None,
+            "method": measured.method if measured else None,
             "estimated": estimated.accuracy if estimated else None,
-            "n_labelled": measured.n if measured else 0,
+            "band": [estimated.low, estimated.high] if estimated else None,
+            "n_labelled": measured.n if measured else check.labelled.all,
+            "labels": asdict(check.labelled),
         },
         "shares": [asdict(share) for share in check.shares],
         "live": [
@@ -71,14 +96,20 @@ def build_record(
         ],
         "decision": {**asdict(decision), "flow_run_id": flow_run_id},
         "report_url": report_url,
+        "explanation": as_record(explanation),
+        **record_standing(standing, compared_with),
     }
 
 
 def is_news(record: Mapping[str, Any], previous: Mapping[str, Any] | None) -> bool:
-    """Say whether a drift is worth an alert: new rows speak for it, or verdict or decision changed since last time."""
-    if record["verdict"] != "drift":
-        return False
-    if previous is None or record["window"]["is_vote"]:
+    """Say whether a window is worth an alert: new rows speak for drift, or verdict or decision changed since last time.
+
+    A loss of accuracy and an erasure ask for something without any drift: they are news when the answer changes.
+    """
+    if record["verdict"] != "drift" or record.get("muted"):
+        before = _asks(previous) if previous else None
+        return record["decision"].get("trigger") in ALARMING and _asks(record) != before
+    if previous is None or record["window"]["is_vote"] or previous.get("muted"):
         return True
     return (record["version"], "drift", record["decision"]["action"]) != (
         previous["version"],
@@ -109,32 +140,65 @@ def render_decision(record: Mapping[str, Any]) -> str:
         "|---|---:|---:|",
         *[f"| {each['label']} | {each['reference']:.1%} | {each['current']:.1%} |" for each in record["shares"]],
     ]
+    lines += _change_lines(record)
     lines += [f"\nLive check failed: {each['reason']} ({each['observed']})" for each in _failed_checks(record)]
     return "\n".join([*lines, "", f"[Report]({record['report_url']})" if record["report_url"] else ""])
+
+
+def _asks(record: Mapping[str, Any]) -> tuple[str, str | None, str]:
+    return record["version"], record["decision"].get("trigger"), record["decision"]["action"]
 
 
 def describe_drift(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the payload of a drift alert: what, how bad in numbers, since when, and where to look."""
     fired = [test for test in record["tests"] if test["fires"]]
     worst = ", ".join(f"{test['name']} (p {test['p_value']:.3f}, effect {test['effect']:.2f})" for test in fired)
+    is_drift = record["verdict"] == "drift" and not record.get("muted")
+    told = "reads or answers other texts than it was judged on" if is_drift else record["decision"]["reason"]
     body = [
-        f"Version {record['version']} of {record['loop']} reads or answers other texts than it was judged on.",
+        f"Version {record['version']} of {record['loop']}{' ' if is_drift else ': '}{told}.",
         "",
         *[
-            f"- {test['name']}: p {test['p_value']:.3f}, {EFFECTS[test['name']]}: {test['effect']:.3f}"
+            f"- {test['name']}: p {test['p_value']:.3f}, {EFFECTS.get(test['name'], 'effect')}: {test['effect']:.3f}"
             for test in fired
         ],
+        *[f"- {line}" for line in describe_change(record.get("explanation"), with_words=False)],
         *[f"- accuracy {line}" for line in _accuracy_words(record)],
         f"- window: {record['window']['n']} texts; {record['reason']}",
         f"- since: {record['since']}",
         f"- decision: {record['decision']['action']}: {record['decision']['reason']}",
     ]
     return {
-        "summary": f"{record['loop']}: drift since {record['since']}: {worst}",
+        "summary": f"{record['loop']}: " + (f"drift since {record['since']}: {worst}" if is_drift else told),
         "body": "\n".join(body),
         "link": record["report_url"] or "",
         **{key: record[key] for key in ("verdict", "since", "version", "tests", "accuracy", "decision", "report_id")},
     }
+
+
+def _change_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return what changed as Markdown: a line each for shares, words, lengths and keys, and the topics as a table."""
+    explanation = record.get("explanation")
+    if explanation is None:
+        return []
+    moved = [topic for topic in explanation["topics"] if topic["outcome"] != "same"]
+    lines = ["", "**What changed**", "", *[f"- {line}" for line in describe_change(explanation)]]
+    if explanation["note"]:
+        lines.append(f"- {explanation['note']}")
+    if moved:
+        lines += ["", "| topic | reference | current | |", "|---|---:|---:|---|"]
+    return lines + [
+        f"| {name_topic(topic)} | {topic['reference']:.1%} | {topic['current']:.1%} | {topic['outcome']} |"
+        for topic in moved
+    ]
+
+
+def _season(season: Season | None) -> dict[str, Any] | None:
+    """Return what the same weekday of earlier weeks said; their tests are told by their names and effects."""
+    if season is None:
+        return None
+    effects = {test.name: test.effect for test in season.tests}
+    return {"recurs": season.recurs, "reason": season.reason, "n": season.n, "effects": effects}
 
 
 def _iso(time: datetime | None) -> str | None:
@@ -156,7 +220,10 @@ def _accuracy_lines(record: Mapping[str, Any]) -> list[str]:
         low, high = accuracy["interval"]
         lines.append(f"| measured | {accuracy['measured']:.1%} [{low:.1%}, {high:.1%}] | {accuracy['n_labelled']} |")
     if accuracy["estimated"] is not None:
-        lines.append(f"| estimated without labels | {accuracy['estimated']:.1%} | {n} |")
+        low, high = accuracy["band"]
+        lines.append(f"| estimated without labels | {accuracy['estimated']:.1%} [{low:.1%}, {high:.1%}] | {n} |")
+    if accuracy["measured"] is None and accuracy["n_labelled"]:
+        lines.append(f"| not measured: too few texts drawn by chance have a label | – | {accuracy['n_labelled']} |")
     return lines
 
 

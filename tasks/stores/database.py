@@ -110,6 +110,31 @@ feedback = Table(
     Index("feedback_by_time", "loop", "at"),
 )
 
+# What was said of a prediction after its feedback: another label, or the same by somebody else.
+further_feedback = Table(
+    "further_feedback",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("prediction_id", String(64), nullable=False),
+    Column("loop", String(64), nullable=False),
+    Column("label", String(200), nullable=False),
+    Column("labeller", String(200)),
+    Column("at", UtcDateTime, nullable=False),
+    Column("key_id", String(64), nullable=False),
+    Index("further_feedback_by_prediction", "prediction_id"),
+    Index("further_feedback_by_time", "loop", "at"),
+)
+
+# Predictions whose label a second person should look at, and why; written anew whenever labels are judged.
+doubts = Table(
+    "doubts",
+    metadata,
+    Column("prediction_id", String(64), primary_key=True),
+    Column("loop", String(64), nullable=False),
+    Column("reason", String(32), nullable=False),
+    Index("doubts_by_loop", "loop"),
+)
+
 # What erased and purged predictions had counted for, so that usage stays exact without their texts.
 past_usage = Table(
     "past_usage",
@@ -161,6 +186,18 @@ retrains = Table(
     Column("version", String(64)),
     Column("record", JSON, nullable=False),
     Index("retrains_by_time", "loop", "at"),
+)
+
+# Snapshots that went because rows in them were erased: the versions that learnt them know these rows still.
+erased_snapshots = Table(
+    "erased_snapshots",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("loop", String(64), nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("splits", JSON, nullable=False),  # in which the rows were
+    Index("erased_snapshots_by_loop", "loop", "fingerprint"),
 )
 
 api_keys = Table(
@@ -306,6 +343,25 @@ shadow_predictions = Table(
     Column("champion_ms", Float),
     Index("shadow_predictions_by_prediction", "prediction_id"),
     Index("shadow_predictions_by_release", "release_id", "id"),
+)
+
+
+# What people decided about drift; never changed, a later row takes back an earlier one.
+drift_decisions = Table(
+    "drift_decisions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("loop", String(64), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("who", String(200), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("until", UtcDateTime),  # of a mute
+    Column("version", String(64)),  # of an acknowledged window, as all that follow
+    Column("report_id", String(64)),
+    Column("window_from", UtcDateTime),
+    Column("window_to", UtcDateTime),
+    Index("drift_decisions_by_time", "loop", "at"),
 )
 
 

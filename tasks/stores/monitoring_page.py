@@ -1,89 +1,21 @@
-"""The page on which a person reads one monitored window: Evidently's, with our tests as its metrics.
+"""The page on which a person reads one monitored window: what was found, what changed, and each readable descriptor.
 
-The only module that knows Evidently. Importing it costs seconds, so import it inside the task that writes a page. It
-gets numbers and labels, never texts.
+It gets numbers, labels and words that several groups use, never texts: it is copied to MLflow, where no erasure goes.
 """
 
-import os
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tasks.core.window_record import EFFECTS
+from tasks.core.drift import EFFECTS
+from tasks.core.explanation import describe_change, name_topic
+from tasks.stores.evidently_page import Panel, Table, write_page
 
-os.environ.setdefault("DO_NOT_TRACK", "true")  # before evidently is imported
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from evidently import DataDefinition, Dataset, Report
-    from evidently.core.metric_types import BoundTest, SingleValue, SingleValueCalculation, SingleValueMetric
-    from evidently.core.report import Context
-    from evidently.legacy.renderers.html_widgets import CounterData, counter, table_data, text_widget
-    from evidently.presets import ValueStats
-    from evidently.tests import gt
-
-NUMBERS = ["n_chars", "n_words", "score"]
-
-
-class Overview(SingleValueMetric):  # type: ignore[misc]
-    """The verdict, the accuracy and the decision, in words; its value is the number of rows."""
-
-    counters: list[tuple[str, str]]
-    lines: list[str]
-    shares: list[list[str]]
-
-
-class OverviewCalculation(SingleValueCalculation[Overview]):  # type: ignore[misc]
-    """Shows what was found already."""
-
-    def display_name(self) -> str:
-        """Return the metric's title."""
-        return "Window"
-
-    def calculate(self, _context: Context, current_data: Dataset, _reference_data: Dataset | None) -> SingleValue:
-        """Return the number of rows, with the widgets of the overview."""
-        result = self.result(len(current_data.as_dataframe()))
-        result.widget = [
-            counter(counters=[CounterData(label, value) for label, value in self.metric.counters]),
-            text_widget(text="\n".join(self.metric.lines)),
-            table_data(title="Predicted labels", column_names=["label", "reference", "current", "shift"],
-                       data=self.metric.shares),
-        ]  # fmt: skip
-        return result
-
-
-class GroupPermutationTest(SingleValueMetric):  # type: ignore[misc]
-    """One of our drift tests; its value is the corrected p-value, and it fails where the test fires."""
-
-    test_name: str
-    p_value: float
-    effect: float
-    alpha: float
-
-    def _default_tests_with_reference(self, _context: Context) -> list[BoundTest]:
-        return [gt(self.alpha).bind_single(self.get_fingerprint())]
-
-
-class GroupPermutationCalculation(SingleValueCalculation[GroupPermutationTest]):  # type: ignore[misc]
-    """Shows a p-value that `core.drift` computed."""
-
-    def display_name(self) -> str:
-        """Return the metric's title."""
-        return f"Drift of {self.metric.test_name}: p-value by permuting whole groups"
-
-    def calculate(self, _context: Context, _current_data: Dataset, _reference_data: Dataset | None) -> SingleValue:
-        """Return the p-value, with its counters."""
-        metric = self.metric
-        shown = [
-            ("p-value, corrected for all tests", f"{metric.p_value:.3f}"),
-            (EFFECTS[metric.test_name], f"{metric.effect:.3f}"),
-            ("fires at or below", f"{metric.alpha:g}"),
-        ]
-        result = self.result(metric.p_value)
-        result.widget = [counter(title=self.display_name(), counters=[CounterData(*each) for each in shown])]
-        return result
+NUMBERS = ["n_chars", "n_words", "score", "pieces", "unknown_share"]
+CATEGORIES = ["label", "language", "wordless"]
+SHOWN = [*CATEGORIES, *NUMBERS]  # columns of a row that a page may show
 
 
 def write_monitoring_page(
@@ -91,49 +23,102 @@ def write_monitoring_page(
 ) -> None:
     """Write one self-contained html file.
 
-    `record` is what `evertune monitor --json` prints. Both frames have the columns label (predicted), score, n_chars
-    and n_words; nothing else of them is shown.
+    `record` is what `evertune monitor --json` prints. Columns of SHOWN that both frames have are shown; `label` is the
+    predicted one.
     """
-    definition = DataDefinition(numerical_columns=NUMBERS, categorical_columns=["label"])
-    sides = [Dataset.from_pandas(frame[[*NUMBERS, "label"]].reset_index(drop=True), data_definition=definition)
-             for frame in (current, reference)]  # fmt: skip
-    tests = [GroupPermutationTest(test_name=test["name"], p_value=test["p_value"], effect=test["effect"], alpha=alpha)
-             for test in record["tests"]]  # fmt: skip
-    overview = Overview(counters=_counters(record), lines=_lines(record), shares=_shares(record["shares"]))
-    columns = [ValueStats(column=column) for column in ("label", *NUMBERS)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Evidently divides by the spread of constant columns
-        report = Report([overview, *tests, *columns], include_tests=True)
-        snapshot = report.run(current_data=sides[0], reference_data=sides[1])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        snapshot.save_html(str(partial))
-    partial.replace(path)
+    common = [column for column in SHOWN if column in reference.columns and column in current.columns]
+    write_page(
+        path,
+        [_overview(record), *(_test(test, alpha) for test in record["tests"]), *_change(record)],
+        reference=_plain(reference[common]),
+        current=_plain(current[common]),
+        numbers=[column for column in NUMBERS if column in common],
+        categories=[column for column in CATEGORIES if column in common],
+    )
 
 
-def _counters(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    accuracy = record["accuracy"]
-    return [
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    words = [column for column in CATEGORIES if column in frame.columns]
+    return frame.assign(**{column: frame[column].fillna("unknown").astype(str) for column in words})
+
+
+def _overview(record: Mapping[str, Any]) -> Panel:
+    window, accuracy = record["window"], record["accuracy"]
+    counters = [
         ("verdict", str(record["verdict"])),
-        ("texts in the window", str(record["window"]["n"])),
+        ("texts in the window", str(window["n"])),
         (f"measured accuracy ({accuracy['n_labelled']} labels)", _percent(accuracy["measured"])),
         ("estimated accuracy", _percent(accuracy["estimated"])),
         ("decision", str(record["decision"]["action"])),
     ]
-
-
-def _lines(record: Mapping[str, Any]) -> list[str]:
-    window = record["window"]
     lines = [f"**{record['loop']}**, version {record['version']}, window from {window['from']} to {window['to']}.", ""]
     lines += [f"- Verdict: {record['reason']}", f"- Decision: {record['decision']['reason']}"]
+    lines += [f"- {line}" for line in _told(record.get("reference"), record.get("muted"))]
     lines += [f"- Live check failed: {check['reason']} ({check['observed']})"
               for check in record["live"] if not check["success"]]  # fmt: skip
+    shares = Table(
+        "Predicted labels",
+        ["label", "reference", "current", "shift"],
+        [_shift_row(each["label"], each["reference"], each["current"]) for each in record["shares"]],
+    )
+    return Panel("Window", float(window["n"]), counters, lines, [shares])
+
+
+def _told(reference: Mapping[str, Any] | None, muted: Mapping[str, Any] | None) -> list[str]:
+    lines = []
+    if reference:
+        named = f" {reference['report_id']}" if reference["report_id"] else ""
+        note = f" ({reference['note']})" if reference["note"] else ""
+        lines.append(f"Compared with: {reference['kind']}{named}, {reference['n']} texts{note}")
+    if muted:
+        lines.append(f"Drift is muted until {muted['until']} by {muted['who']}: {muted['why']}")
     return lines
 
 
-def _shares(shares: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    return [[each["label"], f"{each['reference']:.1%}", f"{each['current']:.1%}",
-             f"{each['current'] - each['reference']:+.1%}"] for each in shares]  # fmt: skip
+def _test(test: Mapping[str, Any], alpha: float) -> Panel:
+    """Return one of our drift tests; its value is the corrected p-value, and it fails where the test fires."""
+    is_small = test["p_value"] <= alpha and not test["fires"]  # certain, and too small a shift to matter
+    counters = [
+        ("p-value, corrected for all tests", f"{test['p_value']:.3f}"),
+        (EFFECTS.get(test["name"], test["name"]), f"{test['effect']:.3f}"),
+        ("fires at or below", f"{alpha:g}"),
+    ]
+    if test.get("min_effect"):
+        counters.append(("and with an effect of at least", f"{test['min_effect']:g}"))
+    title = f"Drift of {test['name']}: p-value by permuting whole groups"
+    return Panel(title, test["p_value"], counters, above=0.0 if is_small else alpha)
+
+
+def _change(record: Mapping[str, Any]) -> list[Panel]:
+    """Return what changed: words, topics, lengths and keys; nothing where the window was not judged."""
+    explanation = record.get("explanation")
+    if explanation is None:
+        return []
+    new = explanation["new"]
+    counters = [("of the texts are new, about", _percent(new["estimate"])), ("at least", _percent(new["at_least"]))]
+    lines = [f"- {line}" for line in describe_change(explanation)[1:]]
+    lines += [f"- {explanation['note']}"] if explanation["note"] else []
+    sides = ["reference", "current", "shift"]
+    tables = [
+        Table(title, ["word", *sides], [_shift_row(one["word"], one["reference"], one["current"]) for one in words])
+        for title, words in (
+            ("Words that came: share of texts", explanation["words_came"]),
+            ("Words that went: share of texts", explanation["words_went"]),
+        )
+        if words
+    ]
+    topics = [[*_shift_row(name_topic(one), one["reference"], one["current"]), one["outcome"]]
+              for one in explanation["topics"]]  # fmt: skip
+    tables.append(Table("Topics, by their telling words", ["topic", *sides, "it"], topics))
+    lengths = [[one["part"], f"{one['reference']:.0f}", f"{one['current']:.0f}"] for one in explanation["lengths"]]
+    tables.append(Table("Words per text", ["length", "reference", "current"], lengths))
+    keys = [[one["key_id"], f"{one['n']}", _percent(one["share"]), _percent(one["new"])] for one in explanation["keys"]]
+    tables.append(Table("Whose texts", ["key", "texts", "share of the window", "new"], keys))
+    return [Panel("What changed: share of new texts", new["estimate"], counters, lines, tables)]
+
+
+def _shift_row(name: str, reference: float, current: float) -> list[str]:
+    return [name, f"{reference:.1%}", f"{current:.1%}", f"{current - reference:+.1%}"]
 
 
 def _percent(share: float | None) -> str:

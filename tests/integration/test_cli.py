@@ -15,6 +15,8 @@ from infra.credentials import ensure_first_key, ensure_operator_token, make_home
 from infra.preflight import find_label_problems, find_package_problems, read_settings
 from infra.running import _raise_for
 from tasks.core.screening import screen
+from tasks.stores.database import open_database
+from tasks.stores.erasures import Erasures
 from tasks.stores.model_registry import open_registry
 from tasks.stores.snapshots import SnapshotStore
 from tasks.stores.sources import load_rows
@@ -259,12 +261,17 @@ def test_erasing_reaches_rows_that_the_log_is_past_keeping_and_names_who_learnt_
     registry.register("toy", run_id, parts, loop.labels, "# a card", {"snapshot": "00112233445566aa"})
     for words in (["--group", "user-17"], ["--prediction", "known-2"]):
         snapshot = store.write(loop, "00112233445566aa", found, "<p>page</p>", datetime(2026, 5, 4, tzinfo=UTC))
+        vectors = settings.root / "backtests" / "toy" / "key" / "vectors.npy"
+        vectors.parent.mkdir(parents=True, exist_ok=True)
+        vectors.touch()
         capsys.readouterr()
         assert run(monkeypatch, "erase", *words, "--json") == 0
         told = json.loads(capsys.readouterr().out)
         assert told["snapshots"] == {"toy": ["00112233445566aa"]}
         assert told["versions"] == {"toy": ["1"]}
         assert store.find("toy", snapshot.fingerprint) is None
+        assert list(Erasures(open_database(settings.database)).list_marked("toy")) == ["00112233445566aa"]
+        assert not vectors.exists()
     assert run(monkeypatch, "erase", "--group", "user-17") == 0
     assert "0 predictions erased, and 0 snapshots" in capsys.readouterr().out
 

@@ -25,10 +25,12 @@ from prefect.testing.utilities import prefect_test_harness
 
 from configs.settings import Settings
 from flows.monitor import monitor
+from tasks.core.drift_decisions import DriftDecision
 from tasks.core.embedding import embed
 from tasks.core.errors import TransientError
 from tasks.monitoring import start_retrain
 from tasks.stores.database import open_database
+from tasks.stores.drift_decisions import DriftDecisions
 from tasks.stores.ledger import Ledger, RetrainRow
 from tasks.stores.model_registry import ModelVersion
 from tasks.stores.prediction_log import PredictionLog
@@ -230,6 +232,43 @@ def test_drift_asks_for_labels_then_starts_one_retrain(
         ("drift", "toy", "wait"),
     ]
     assert alerts[0][2]["link"] == drifted["report_url"]
+
+
+def decide_drift(action: str, **values: Any) -> None:
+    decision = DriftDecision(datetime.now(UTC), action, "eve", "a new shop", **values)  # type: ignore[arg-type]
+    DriftDecisions(open_database(Settings().database)).keep("toy", decision)
+
+
+def test_a_mute_silences_drift_and_an_acknowledged_window_is_what_is_normal(
+    registry: FolderRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alerts: list[dict[str, Any]] = []
+    monkeypatch.setattr("tasks.monitoring.emit", lambda *alert: alerts.append(alert[2]))
+    decide_drift("mute", until=datetime.now(UTC) + timedelta(hours=1))
+    send("broken", 1, minutes_ago=60)
+    monitor("toy")
+    label(send("broken", 2, minutes_ago=30))
+    muted = monitor("toy")
+    assert (muted["verdict"], muted["decision"]["action"], alerts) == ("drift", "wait", [])
+    assert "drift is muted until" in muted["decision"]["reason"]
+    assert muted["muted"]["why"] == "a new shop"
+    assert muted["reference"]["kind"] == "test rows"
+    assert muted["explanation"]["new"]["at_least"] > 0.3
+    assert "words are not compared" in muted["explanation"]["note"]
+    assert "new traffic: about" in newest_artifact("toy-monitor")
+    decide_drift("unmute")
+    monitor("toy")
+    assert "- new traffic: about" in alerts[0]["body"]
+
+    window = {f"window_{end}": datetime.fromisoformat(muted["window"][end]) for end in ("from", "to")}
+    decide_drift("acknowledge", version="1", report_id=muted["report_id"], **window)
+    send("broken", 3, minutes_ago=10)
+    calm = monitor("toy")
+    assert (calm["verdict"], calm["reference"]["report_id"]) == ("ok", muted["report_id"])
+    assert calm["reference"]["kind"] == "acknowledged window"
+    assert calm["accuracy"]["estimated"] is not None  # by the test rows: the window has no labels
+    decide_drift("restore", version="1")
+    assert monitor("toy")["verdict"] == "watch"  # its votes begin anew
 
 
 def test_labels_that_a_refused_retrain_saw_do_not_start_another(registry: FolderRegistry) -> None:

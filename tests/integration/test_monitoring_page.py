@@ -1,4 +1,4 @@
-"""The contract with Evidently: what the page shows, what it never holds, and that odd windows get one too."""
+"""What the page of a window shows, what it never holds, and that odd windows get one too."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tasks.stores.monitoring_page import NUMBERS, write_monitoring_page
+from tasks.core.drift import EFFECTS
+from tasks.stores.monitoring_page import write_monitoring_page
 from tests.support.monitored import make_reference, make_texts, make_window
 
 RECORD: dict[str, Any] = {
@@ -19,6 +20,7 @@ RECORD: dict[str, Any] = {
     "tests": [
         {"name": "outputs", "p_value": 0.37, "effect": 0.11, "fires": False},
         {"name": "embeddings", "p_value": 0.002, "effect": 0.42, "fires": True},
+        {"name": "length", "p_value": 0.003, "effect": 0.02, "fires": False, "min_effect": 0.1},
     ],
     "accuracy": {"measured": 0.815, "estimated": None, "n_labelled": 40},
     "decision": {"action": "wait", "reason": "no drift (verdict: watch)"},
@@ -27,6 +29,27 @@ RECORD: dict[str, Any] = {
         {"reason": "a check that holds", "observed": "0", "success": True},
     ],
     "shares": [{"label": "negative", "reference": 0.25, "current": 0.5}],
+    "muted": {"until": "2026-03-09T00:00:00+00:00", "who": "eve", "why": "a campaign"},
+    "reference": {"kind": "acknowledged window", "n": 80, "report_id": "r7", "note": ""},
+    "explanation": {
+        "new": {"estimate": 0.312, "at_least": 0.104},
+        "lengths": [{"part": "median", "reference": 15.0, "current": 9.0}],
+        "words_came": [{"word": "broken", "reference": 0.013, "current": 0.237}],
+        "words_went": [],
+        "topics": [
+            {
+                "words": ["camera", "zoom"],
+                "reference": 0.219,
+                "current": 0.044,
+                "outcome": "went",
+                "reference_examples": ["row-1"],
+                "current_examples": ["0-0-1"],
+            },
+            {"words": [], "reference": 0.1, "current": 0.1, "outcome": "same"},
+        ],
+        "keys": [{"key_id": "key_a", "n": 60, "share": 1.0, "new": 0.312}],
+        "note": "the snapshot is gone",
+    },
 }
 
 
@@ -57,8 +80,21 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
         "Live check failed: more than half are copies (0.4)",
         "Drift of outputs: p-value by permuting whole groups",
         "0.420",
-        "largest distance of a class",
-        *NUMBERS,
+        EFFECTS["outputs"],
+        "Compared with: acknowledged window r7, 80 texts",
+        "muted until 2026-03-09T00:00:00+00:00 by eve: a campaign",
+        "31.2%",
+        "10.4%",
+        "broken",
+        "+22.4%",
+        "camera, zoom",
+        "(no word tells it from the others)",
+        "median length: 15 words, now 9",
+        "key_a",
+        "the snapshot is gone",
+        "n_chars",
+        "n_words",
+        "score",
     ],
 )
 def test_the_page_shows(page: str, shown: str) -> None:
@@ -67,7 +103,7 @@ def test_the_page_shows(page: str, shown: str) -> None:
 
 def test_a_test_that_fires_fails_in_evidently(page: str) -> None:
     states = re.findall(r'"title":\s*"Drift of (\w+): [^"]*",[^{}]*"state":\s*"(\w+)"', page)
-    assert states == [("outputs", "success"), ("embeddings", "fail")]
+    assert states == [("outputs", "success"), ("embeddings", "fail"), ("length", "success")]
 
 
 @pytest.mark.parametrize("hidden", ["secretword", "row-1", "group-1", "a check that holds", "0-0-1"])
@@ -81,6 +117,6 @@ def test_the_page_loads_nothing(page: str) -> None:
 
 @pytest.mark.parametrize("num_rows", [1, 2])
 def test_a_window_without_verdict_gets_a_page(tmp_path: Path, num_rows: int) -> None:
-    text = write(tmp_path / "page.html", RECORD | {"tests": [], "verdict": "too few"}, num_rows)
+    text = write(tmp_path / "page.html", RECORD | {"tests": [], "verdict": "too few", "explanation": None}, num_rows)
     assert "too few" in text
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]

@@ -15,6 +15,7 @@ from configs.plans import load_plans
 from infra.serving.i18n.languages import Words
 from tasks.stores.api_keys import ApiKeys
 from tasks.stores.database import open_database, releases, writing
+from tasks.stores.erasures import Erasures
 from tasks.stores.labellers import Labellers
 from tasks.stores.ledger import Ledger, ReportRow, RetrainRow, Verdict
 from tasks.stores.prediction_log import PredictionLog
@@ -75,7 +76,10 @@ def fill_ledger(running: Running) -> None:
         "decision": {"promote": False, "reasons": reasons}, "released": "not promoted", "metrics": metrics,
         "champion_metrics": metrics, "slices": [short], "cases": {"must": {"passed": 3, "n": 4, "failed": []}},
         "snapshot": {"fingerprint": "abc", "train": 300}, "seconds": {"total": 65.0}, "suspicious_rows": 2,
+        "worth": {"verdict": "lost", "newest": None,
+                  "test": {"accuracy": -0.2, "interval": [-0.3, -0.1], "n": 80, "macro_f1": -0.2}},
     }  # fmt: skip
+    Erasures(engine).mark("toy", {"abc": ["train"]}, NOW)
     ledger.append_retrain(RetrainRow("flow-2", NOW, "toy", "drift", "trained", "2", retrained))
     ended = {
         "release_id": "r", "loop": "toy", "version": "2", "champion": "1", "stage": "refused", "who": "eve",
@@ -216,7 +220,8 @@ def test_the_loop_page_shows_versions_gate_release_drift_and_ledger(service: Run
         "1 of 2 rules hold", "macro-F1 0.2 is below the floor 0.6", "✕ fails", "On 80 frozen test rows",
         "must know 3/4",
         "-0.200", "lost", "label first only 3 labels", "70.0 % [60.0–80.0 %], n = 60", "65 s", "taken back", "too slow",
-        "Version 1 serves everyone.", "alarm limit 0.01",
+        "Version 1 serves everyone.", "alarm limit 0.01", "-20.0 [-30.0, -10.0], n = 80", "learnt erased rows",
+        "This month: 1 trainings, 0 of them promoted, 0.02 h; 1 refused in a row",
     ):  # fmt: skip
         assert shown in text, shown
     assert (html.count("<figure"), html.count('role="img"')) == (3, 9)  # each for three widths

@@ -84,4 +84,4 @@ def make_window(texts: Sequence[str], **fixed: Any) -> pd.DataFrame:
     rows = pd.DataFrame([vars(row) for row in make_predictions(texts, **fixed)], columns=columns)
     scores = pd.DataFrame(rows["scores"].tolist(), index=rows.index, columns=["negative", "positive"])
     rows["group"] = rows["group"].fillna(rows["prediction_id"])
-    return rows.assign(gold=None, gold_at=pd.NaT).join(scores.add_prefix("p_"))
+    return rows.assign(gold=None, picked=None, gold_at=pd.NaT).join(scores.add_prefix("p_"))

@@ -9,10 +9,12 @@ from infra.serving.pages.charts import (
     describe_accuracy,
     draw_accuracy,
     draw_drift,
+    draw_new,
     draw_strip,
     draw_traffic,
 )
 from infra.serving.pages.gate_table import RuleShown, list_versions, split_reasons
+from tasks.core.drift_decisions import DriftDecision
 from tasks.stores.ledger import ReportRow, RetrainRow, Verdict
 
 WORDS = Words("en")
@@ -55,6 +57,39 @@ def test_drift_over_time_with_its_limit_and_the_versions() -> None:
         limit = next(rule for rule in drawing.rules if not rule.is_upright)
         assert fired.y < limit.at  # less likely is higher up
         assert "2026-11-20 01:00 · answers: p < 0.001" in fired.title
+
+
+def test_further_tests_share_a_quiet_line_and_decisions_are_marked() -> None:
+    reports = [make_report(0), make_report(9)]
+    for row in reports:
+        row.record["tests"] += [
+            {"name": name, "p_value": 0.9, "effect": 0, "fires": False} for name in ("length", "copies")
+        ]
+    decisions = [
+        DriftDecision(START + timedelta(hours=3), "mute", "eve", "a campaign", START + timedelta(hours=5)),
+        DriftDecision(START + timedelta(hours=6), "acknowledge", "eve", "normal", version="1"),
+        DriftDecision(START + timedelta(hours=30), "restore", "eve", "after the chart", version="1"),
+    ]
+    chart = draw_drift(reports, 0.01, WORDS, decisions)
+    assert chart is not None
+    assert [text for _, text in chart.legend] == ["answers", "texts", WORDS("chart.others"), "fires"]
+    drawing = dict(chart.layouts)["wide"]
+    assert [kind for _, kind in drawing.lines] == ["line-0", "line-1", "line-other", "line-other"]
+    assert {rule.text for rule in drawing.rules if rule.is_upright} == {"muted", "new reference"}
+
+
+def test_the_share_of_new_traffic_over_time() -> None:
+    reports = [make_report(0), make_report(1), make_report(2)]
+    assert draw_new(reports, WORDS) is None
+    reports[0].record["explanation"] = {"new": {"estimate": 0.0, "at_least": 0.0}}
+    reports[2].record["explanation"] = {"new": {"estimate": 0.75, "at_least": 0.5}}
+    chart = draw_new(reports, WORDS)
+    assert chart is not None
+    for _, drawing in chart.layouts:
+        assert inside(drawing)
+        assert len(drawing.dots) == 4
+        highest = min(drawing.dots, key=lambda dot: dot.y)
+        assert highest.title == "2026-11-20 02:00 · estimated 75 %"
 
 
 def test_a_single_window_stands_in_the_middle() -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from tasks.core.audit import LabelCounts, MeasuredAccuracy
 from tasks.core.drift import DriftTest, ShareShift
 from tasks.core.expectations import ExpectationResult
-from tasks.core.performance import EstimatedAccuracy, MeasuredAccuracy
+from tasks.core.performance import EstimatedAccuracy
 from tasks.core.retraining import Decision
 from tasks.core.verdict import Verdict
 from tasks.core.window_check import WindowCheck
@@ -26,7 +27,8 @@ CHECK = WindowCheck(
     tests=(DriftTest("outputs", 1.9, 0.3, 0.2, 0.09, False), DriftTest("embeddings", 5.0, 0.002, 0.001, 0.42, True)),
     shares=(ShareShift("negative", 0.25, 0.5),),
     measured=MeasuredAccuracy(0.71, 0.62, 0.79, 40),
-    estimated=EstimatedAccuracy(0.7, 500),
+    estimated=EstimatedAccuracy(0.7, 500, 0.65, 0.75),
+    labelled=LabelCounts(audit=30, given=10, unsure=12),
 )
 LIVE = [ExpectationResult("expect", "text", "too many copies", "warning", False, ["p1"], "0.4")]
 DECISION = Decision("label first", "60 more are needed")
@@ -47,18 +49,25 @@ def test_the_record_keeps_the_contract_of_the_command() -> None:
         ("outputs", 0.3, False),
         ("embeddings", 0.002, True),
     ]
-    assert found["accuracy"] == {"measured": 0.71, "interval": [0.62, 0.79], "estimated": 0.7, "n_labelled": 40}
-    assert found["decision"] == {"action": "label first", "reason": "60 more are needed", "flow_run_id": None}
+    assert found["accuracy"] == {
+        "measured": 0.71, "interval": [0.62, 0.79], "method": "audit", "estimated": 0.7, "band": [0.65, 0.75],
+        "n_labelled": 40, "labels": {"audit": 30, "given": 10, "unsure": 12},
+    }  # fmt: skip
+    assert found["decision"] == {
+        "action": "label first", "reason": "60 more are needed", "trigger": None, "facts": {}, "flow_run_id": None,
+    }  # fmt: skip
     assert json.loads(json.dumps(found)) == found
 
 
 def test_the_record_of_an_empty_window_says_none() -> None:
     empty = replace(
-        CHECK, n=0, oldest=None, newest=None, tests=(), measured=None, estimated=None, verdict=Verdict("too few", "0")
-    )
+        CHECK, n=0, oldest=None, newest=None, tests=(), measured=None, estimated=None, verdict=Verdict("too few", "0"),
+        labelled=LabelCounts(),
+    )  # fmt: skip
     found = record(empty, None)
     assert (found["window"]["from"], found["report_url"], found["since"]) == (None, None, None)
-    assert found["accuracy"] == {"measured": None, "interval": None, "estimated": None, "n_labelled": 0}
+    assert found["accuracy"] == no_champion_record("toy")["accuracy"]
+    assert (found["accuracy"]["measured"], found["accuracy"]["n_labelled"]) == (None, 0)
     assert "[Report]" not in render_decision(found)
 
 
@@ -81,7 +90,7 @@ def test_no_row_ids_leave_the_live_suite() -> None:
         "Decision: **label first** – 60 more are needed.",
         "| embeddings | 0.002 | 0.420 | **yes** |",
         "| measured | 71.0% [62.0%, 79.0%] | 40 |",
-        "| estimated without labels | 70.0% | 500 |",
+        "| estimated without labels | 70.0% [65.0%, 75.0%] | 500 |",
         "| negative | 25.0% | 50.0% |",
         "Live check failed: too many copies (0.4)",
         "[Report](http://host/reports/r1)",
@@ -98,9 +107,9 @@ def test_the_alert_says_what_how_bad_since_when_and_where() -> None:
     assert alert["body"].splitlines() == [
         "Version 3 of toy reads or answers other texts than it was judged on.",
         "",
-        "- embeddings: p 0.002, mean discrepancy of texts: 0.420",
+        "- embeddings: p 0.002, how well texts of both sides can be told apart, by the base model's vectors: 0.420",
         "- accuracy measured: 71.0% [62.0%, 79.0%] on 40 rows",
-        "- accuracy estimated without labels: 70.0% on 500 rows",
+        "- accuracy estimated without labels: 70.0% [65.0%, 75.0%] on 500 rows",
         "- window: 500 texts; 2 of 3",
         "- since: 2026-02-28T23:00:00+00:00",
         "- decision: label first: 60 more are needed",

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
 from infra.serving.i18n.languages import Words
+from tasks.core.drift_decisions import DriftDecision
 from tasks.stores.ledger import ReportRow
 
 WIDTHS = {"narrow": 330, "middle": 470, "wide": 950}
 HEIGHT = 220
 LEFT, RIGHT, TOP, BOTTOM = 62, 10, 14, 44
 SMALLEST_P = 0.001
+LOUD_TESTS = ("outputs", "embeddings", "representation")  # drawn in colours; the others are told when pointed at
 
 
 @dataclass(frozen=True)
@@ -127,19 +129,29 @@ class _Frame:
         )
 
 
-def draw_drift(reports: Sequence[ReportRow], alpha: float, words: Words) -> Chart | None:
-    """Return the p-values of each monitored window over time, oldest first; None without windows."""
+def draw_drift(
+    reports: Sequence[ReportRow], alpha: float, words: Words, decisions: Sequence[DriftDecision] = ()
+) -> Chart | None:
+    """Return the p-values of each monitored window over time, oldest first; None without windows.
+
+    What people decided about drift meanwhile is marked. Tests beyond the first three share a quiet line.
+    """
     tested = [row for row in reports if row.record["tests"]]
     if not tested:
         return None
-    names = sorted({str(test["name"]) for row in tested for test in row.record["tests"]}, reverse=True)
-    legend = [(f"line-{place}", words.name("tests", name)) for place, name in enumerate(names)]
+    found = {str(test["name"]) for row in tested for test in row.record["tests"]}
+    names = [*(name for name in LOUD_TESTS if name in found), *sorted(found - set(LOUD_TESTS))]
+    num_loud = len(found & set(LOUD_TESTS))
+    legend = [(f"line-{place}", words.name("tests", name)) for place, name in enumerate(names[:num_loud])]
+    if len(names) > num_loud:
+        legend.append(("line-other", words("chart.others")))
     legend.append(("fires", words("chart.fires")))
 
     def lay_out(width: int) -> Drawing:
         frame = _Frame(width, tested[0].at, tested[-1].at, 0, -math.log10(SMALLEST_P))
         lines, dots = [], []
-        for place, name in enumerate(names):
+        for number, name in enumerate(names):
+            place = number if number < num_loud else "other"
             points = []
             for row in tested:
                 for test in (test for test in row.record["tests"] if test["name"] == name):
@@ -152,7 +164,8 @@ def draw_drift(reports: Sequence[ReportRow], alpha: float, words: Words) -> Char
         limit = Rule(frame.y(-math.log10(alpha)), words("chart.limit", alpha=f"{alpha:g}"))
         return Drawing(
             width, HEIGHT, words("chart.time"), words("chart.p-value"), frame.time_ticks(), ticks,
-            (limit, *_version_rules(tested, frame)), tuple(lines), (), tuple(dots),
+            (limit, *_version_rules(tested, frame), *_decision_rules(decisions, frame, words)), tuple(lines), (),
+            tuple(dots),
         )  # fmt: skip
 
     return Chart(words("chart.drift-title"), _lay_out_all(lay_out), tuple(legend))
@@ -196,6 +209,34 @@ def draw_accuracy(reports: Sequence[ReportRow], words: Words) -> Chart | None:
 
     legend = (("line-0", words("chart.measured")), ("line-1", words("chart.estimated")))
     return Chart(words("chart.accuracy-title"), _lay_out_all(lay_out), legend)
+
+
+def draw_new(reports: Sequence[ReportRow], words: Words) -> Chart | None:
+    """Return how much of each window was new, guessed and at least; None where no window was explained."""
+    known = [(row, row.record["explanation"]["new"]) for row in reports if row.record.get("explanation")]
+    if not known:
+        return None
+
+    def lay_out(width: int) -> Drawing:
+        frame = _Frame(width, known[0][0].at, known[-1][0].at, 0, 1.0)
+        lines, dots = [], []
+        for place, part in enumerate(("estimate", "at_least")):
+            marks = [(frame.x(row.at), frame.y(float(new[part]))) for row, new in known]
+            lines.append((" ".join(f"{x},{y}" for x, y in marks), f"line-{place}"))
+            label = words(f"chart.{part.replace('_', '-')}")
+            dots += [
+                Dot(x, y, f"dot-{place}", f"{words.moment(row.at)} · {label} {words.percent(float(new[part]), 0)}")
+                for (x, y), (row, new) in zip(marks, known, strict=True)
+            ]
+        ticks = tuple(Tick(frame.y(share), words.percent(share, 0)) for share in (0, 0.25, 0.5, 0.75, 1))
+        rows = [row for row, _ in known]
+        return Drawing(
+            width, HEIGHT, words("chart.time"), words("chart.new"), frame.time_ticks(), ticks,
+            _version_rules(rows, frame), tuple(lines), (), tuple(dots),
+        )  # fmt: skip
+
+    legend = (("line-0", words("chart.estimate")), ("line-1", words("chart.at-least")))
+    return Chart(words("chart.new-title"), _lay_out_all(lay_out), legend)
 
 
 def draw_traffic(days: Sequence[tuple[date, int]], words: Words, height: int = 150) -> Chart:
@@ -263,6 +304,16 @@ def _accuracy_values(row: ReportRow) -> list[float]:
 def _version_rules(reports: Sequence[ReportRow], frame: _Frame) -> tuple[Rule, ...]:
     changes = [now for before, now in itertools.pairwise(reports) if before.version != now.version]
     return tuple(Rule(frame.x(row.at), f"v{row.version}", is_upright=True) for row in changes)
+
+
+def _decision_rules(decisions: Sequence[DriftDecision], frame: _Frame, words: Words) -> tuple[Rule, ...]:
+    """Return an upright line where drift was muted or the reference changed."""
+    named = {"mute": "chart.muted", "acknowledge": "chart.acknowledged", "restore": "chart.restored"}
+    return tuple(
+        Rule(frame.x(one.at), words(named[one.action]), is_upright=True)
+        for one in decisions
+        if one.action in named and frame.first <= one.at <= frame.last
+    )
 
 
 def _lay_out_all(lay_out: Callable[[int], Drawing]) -> tuple[tuple[str, Drawing], ...]:

@@ -2,17 +2,21 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from infra.serving.i18n.languages import Words
-from infra.serving.pages.charts import describe_accuracy, draw_accuracy, draw_drift, draw_strip, draw_traffic
+from infra.serving.pages.charts import describe_accuracy, draw_accuracy, draw_drift, draw_new, draw_strip, draw_traffic
 from infra.serving.pages.gate_table import list_versions
 from infra.serving.pages.rendering import PageRoute, find_visitor, go_to, require_operator, show, words_of
+from infra.serving.pages.retrains import find_marked, list_retrains, tell_month
 from infra.serving.service import Service, service_of
 from infra.serving.slots import Slot
+from tasks.core.drift_decisions import stand
+from tasks.core.explanation import describe_change
 from tasks.stores.ledger import ReportRow
 
 STRIP, TIMELINE, TABLE, RECENT = 20, 60, 8, 20  # windows in strip, charts and table; rows of the other tables
@@ -88,13 +92,21 @@ def _recall(service: Service, slot: Slot, words: Words) -> dict[str, Any]:
     retrains = ledger.recent_retrains(name, RECENT)
     served = slot.served.version if slot.served else None
     releases = service.releases.list_recent(name, RECENT)
+    decisions = service.drift_decisions.of_loop(name)
+    explained = next((row for row in reports if row.record.get("explanation")), None)
     return {
         "versions": list_versions(retrains, served, service.settings.root / "models" / name),
-        "drift": draw_drift(reports[::-1], slot.loop.monitoring.alpha, words),
+        "drift": draw_drift(reports[::-1], slot.loop.monitoring.alpha, words, decisions),
+        "new_chart": draw_new(reports[::-1], words),
+        "mute_note": stand(decisions, version=served or "", now=datetime.now(UTC)).mute_note,
+        "explained": explained,
+        "told": describe_change(explained.record["explanation"])[1:] if explained else [],
         "accuracy_chart": draw_accuracy(reports[::-1], words),
         "traffic_chart": draw_traffic(service.traffic.by_day(name, TRAFFIC_DAYS), words),
         "reports": [(row, describe_accuracy(row, words)) for row in reports[:TABLE]],
-        "retrains": retrains,
+        "retrains": list_retrains(retrains, words),
+        "month": tell_month(service, name, slot.loop.retraining.budget_hours, words),
+        "marked": find_marked(service, name),
         "moves": list(reversed(ledger.audit(name)))[:RECENT],
         "releases": [(one, service.releases.list_steps(one.release_id)) for one in releases],
     }

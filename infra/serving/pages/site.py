@@ -5,10 +5,21 @@ from pathlib import Path
 from fastapi import APIRouter
 from starlette.staticfiles import StaticFiles
 
-from infra.serving.pages import bills, documentation, keys, labelling, overview, people, playground, reports, visits
+from infra.serving.pages import (
+    bills,
+    changes,
+    documentation,
+    keys,
+    labelling,
+    overview,
+    people,
+    playground,
+    reports,
+    visits,
+)
 
 router = APIRouter()
-for page in (visits, overview, playground, labelling, people, keys, bills, reports, documentation):
+for page in (visits, overview, changes, playground, labelling, people, keys, bills, reports, documentation):
     router.include_router(page.router)
 
 
