@@ -1,9 +1,6 @@
 """Usage on a real PostgreSQL server, whose transactions see what others commit meanwhile unless they ask not to."""
 
-import os
 import shutil
-import subprocess
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +14,7 @@ from tasks.core.errors import TransientError
 from tasks.stores.database import open_database
 from tasks.stores.prediction_log import LoggedPrediction, PredictionLog
 from tests.support.monitored import make_predictions, make_texts
-from tests.support.ports import free_port
+from tests.support.postgres import run_postgres
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 pytestmark = pytest.mark.skipif(shutil.which("initdb") is None, reason="no PostgreSQL server is installed")
@@ -25,36 +22,8 @@ pytestmark = pytest.mark.skipif(shutil.which("initdb") is None, reason="no Postg
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder, port = tmp_path_factory.mktemp("postgresql"), free_port()
-    user = "nobody" if os.geteuid() == 0 else None  # the server refuses to run as root
-    if user is not None:
-        shutil.chown(folder, user)
-        for parent in list(folder.parents)[:2]:  # pytest makes its folders for their owner only
-            parent.chmod(0o711)
-    data = str(folder / "data")
-    options: dict[str, Any] = {"user": user, "cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run(["initdb", "-D", data, "-U", "evertune", "-A", "trust", "--no-sync"], check=True, **options)
-    command = ["postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", "", "-F"]
-    process = subprocess.Popen(command, **options)
-    try:
-        found = f"postgresql+psycopg://evertune@127.0.0.1:{port}/postgres"
-        wait_until_open(found)
+    with run_postgres(tmp_path_factory.mktemp("postgresql")) as found:
         yield found
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-def wait_until_open(url: str) -> None:
-    waiting = threading.Event()
-    for _ in range(600):
-        try:
-            open_database(url).dispose()
-        except TransientError:
-            waiting.wait(0.05)
-        else:
-            return
-    raise AssertionError("the server does not open")
 
 
 def make_rows(name: str, number: int) -> list[LoggedPrediction]:

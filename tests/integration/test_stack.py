@@ -92,7 +92,14 @@ def test_every_verb_is_a_deployment_with_its_form(stack: StackUnderTest) -> None
         for field in found[name]["parameter_openapi_schema"]["properties"].values():
             assert field["description"]
     schema = found["retrain"]["parameter_openapi_schema"]
-    assert schema["properties"]["started_by"]["enum"] == ["schedule", "drift", "person"]
+    assert schema["properties"]["started_by"]["enum"] == [
+        "schedule",
+        "drift",
+        "accuracy",
+        "labels",
+        "erasure",
+        "person",
+    ]
     changes = schema["definitions"]["RetrainChanges"]["properties"]
     assert changes["method"]["anyOf"][0]["enum"] == ["full", "lora"]
     assert all(field["description"] for field in changes.values())

@@ -23,6 +23,9 @@ def run_postgres(folder: Path) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     if user is not None:
         shutil.chown(folder, user)
+        for parent in folder.parents:
+            if not parent.stat().st_mode & 0o001:  # pytest makes its folders for their owner only
+                parent.chmod(0o711)
     options: dict[str, Any] = {"user": user, "cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     data, port = folder / "data", free_port()
     if not data.is_dir():
