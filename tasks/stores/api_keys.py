@@ -10,7 +10,8 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, update
 
 from tasks.core.billing import Term
-from tasks.stores.database import api_keys, former_secrets, key_terms, reading, writing
+from tasks.stores.database import reading, writing
+from tasks.stores.schema import api_keys, former_secrets, key_terms
 
 KeyState = Literal["valid", "expired", "revoked"]
 

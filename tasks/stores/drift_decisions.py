@@ -7,7 +7,8 @@ from sqlalchemy import Engine, insert, select
 
 from tasks.core.drift_decisions import DriftDecision
 from tasks.core.errors import DataError
-from tasks.stores.database import audit, drift_decisions, reading, writing
+from tasks.stores.database import reading, writing
+from tasks.stores.schema import audit, drift_decisions
 
 COLUMNS = [field.name for field in fields(DriftDecision)]
 

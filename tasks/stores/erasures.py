@@ -5,7 +5,8 @@ from datetime import datetime
 
 from sqlalchemy import Engine, insert, select
 
-from tasks.stores.database import erased_snapshots, reading, writing
+from tasks.stores.database import reading, writing
+from tasks.stores.schema import erased_snapshots
 
 
 class Erasures:

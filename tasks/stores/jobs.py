@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Engine, Row, Update, func, insert, select, up
 from sqlalchemy.exc import IntegrityError
 
 from tasks.core.errors import DataError
-from tasks.stores.database import jobs, reading, writing
+from tasks.stores.database import reading, writing
+from tasks.stores.schema import jobs
 
 JobStatus = Literal["queued", "running", "done", "failed", "cancelled"]
 UNFINISHED: tuple[JobStatus, ...] = ("queued", "running")

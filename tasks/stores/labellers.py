@@ -11,7 +11,8 @@ from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tasks.core.errors import DataError
-from tasks.stores.database import labellers, reading, writing
+from tasks.stores.database import reading, writing
+from tasks.stores.schema import labellers
 
 
 @dataclass(frozen=True)

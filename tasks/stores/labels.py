@@ -10,8 +10,9 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, delete, 
 from configs.serving_schema import Labelling
 from tasks.core.errors import DataError
 from tasks.core.labelling import Candidate, Verdict, has_support, judge_votes, normalise, why_picked
-from tasks.stores.database import doubts, feedback, labels, predictions, reading, writing
+from tasks.stores.database import reading, writing
 from tasks.stores.prediction_log import LABELLING
+from tasks.stores.schema import doubts, feedback, labels, predictions
 
 SKIPPED = ""  # kept in place of a label where somebody could not say
 DECIDED = "decided"  # kept in place of why it was picked: the last word on a dispute is nobody's vote

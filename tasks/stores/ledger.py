@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Engine, Table, insert, select
 
 from tasks.core.errors import DataError
-from tasks.stores.database import audit, reading, reports, retrains, writing
+from tasks.stores.database import reading, writing
+from tasks.stores.schema import audit, reports, retrains
 
 Action = Literal["promote", "release", "rollback", "refuse", "ask", "lapse", "withdraw", "shadow", "canary"]
 Verdict = Literal["ok", "watch", "drift", "too few"]

@@ -7,9 +7,10 @@ from sqlalchemy import Engine, Select, and_, case, delete, func, insert, select
 
 from tasks.core.feedback_trust import PEOPLE, SURE, Exposure, Statement
 from tasks.core.rows import normalise_text
-from tasks.stores.database import doubts, feedback, further_feedback, labels, predictions, reading, writing
+from tasks.stores.database import reading, writing
 from tasks.stores.labels import DECIDED, SKIPPED
 from tasks.stores.prediction_log import LABELLING
+from tasks.stores.schema import doubts, feedback, further_feedback, labels, predictions
 
 EXPOSED_ROWS = 50_000  # newest answers in which contradictions are counted
 

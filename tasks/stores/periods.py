@@ -7,8 +7,9 @@ from itertools import pairwise
 import pandas as pd
 from sqlalchemy import Engine, func, select
 
-from tasks.stores.database import predictions, reading
+from tasks.stores.database import reading
 from tasks.stores.prediction_log import PredictionLog
+from tasks.stores.schema import predictions
 
 SLICES = 24
 

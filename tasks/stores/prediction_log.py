@@ -24,20 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from tasks.core.errors import DataError
-from tasks.stores.database import (
-    RowInsert,
-    as_repeatable,
-    as_writer,
-    doubts,
-    feedback,
-    further_feedback,
-    labels,
-    past_usage,
-    predictions,
-    reading,
-    shadow_predictions,
-    writing,
-)
+from tasks.stores.database import RowInsert, as_repeatable, as_writer, reading, writing
+from tasks.stores.schema import doubts, feedback, further_feedback, labels, past_usage, predictions, shadow_predictions
 
 FeedbackOutcome = Literal["recorded", "repeated", "conflict", "unknown"]
 WINDOW_COLUMNS = (

@@ -14,17 +14,9 @@ from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from tasks.core.sequential import Pairs
 from tasks.core.staging import Compared, count_pairs
-from tasks.stores.database import (
-    audit,
-    feedback,
-    predictions,
-    reading,
-    release_steps,
-    releases,
-    shadow_predictions,
-    writing,
-)
+from tasks.stores.database import reading, writing
 from tasks.stores.ledger import Action, AuditRow
+from tasks.stores.schema import audit, feedback, predictions, release_steps, releases, shadow_predictions
 
 Stage = Literal["shadow", "canary", "stable", "refused", "withdrawn", "lapsed"]
 ENDED: dict[str, Action] = {"refused": "refuse", "withdrawn": "withdraw", "lapsed": "lapse"}  # as the audit log says

@@ -21,8 +21,9 @@ from tasks.core.billing import (
 )
 from tasks.core.errors import DataError
 from tasks.stores.api_keys import ApiKey, ApiKeys
-from tasks.stores.database import reading, statements, writing
+from tasks.stores.database import reading, writing
 from tasks.stores.prediction_log import PredictionLog
+from tasks.stores.schema import statements
 
 SETTLING = timedelta(hours=1)  # after a month's end: what was asked in it is answered and logged by then
 MONEY = ("monthly_price", "price_per_1000_texts", "overage_amount", "amount")

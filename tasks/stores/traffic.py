@@ -6,7 +6,8 @@ from datetime import UTC, date, datetime, timedelta
 
 from sqlalchemy import Engine, func, select
 
-from tasks.stores.database import past_usage, predictions, reading
+from tasks.stores.database import reading
+from tasks.stores.schema import past_usage, predictions
 
 FRESH_SECONDS = 30.0  # counting a busy month takes a while, and a page may be loaded again and again
 

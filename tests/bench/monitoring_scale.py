@@ -39,8 +39,9 @@ from tasks.core.window_check import check
 from tasks.core.window_record import build_record
 from tasks.explaining import explain_window, remember, select_shown
 from tasks.feedback import judge_feedback
-from tasks.stores.database import feedback, open_database, predictions, writing
+from tasks.stores.database import open_database, writing
 from tasks.stores.prediction_log import LoggedPrediction, PredictionLog
+from tasks.stores.schema import feedback, predictions
 from tasks.stores.sources import load_rows
 from tasks.window_reading import describer, read_current
 from tests.support.postgres import run_postgres

@@ -10,7 +10,8 @@ from sqlalchemy import insert, select
 from configs.load import ConfigError
 from tasks.core.errors import TransientError
 from tasks.stores.api_keys import ApiKeys
-from tasks.stores.database import RowInsert, as_writer, open_database, predictions, reading, writing
+from tasks.stores.database import RowInsert, as_writer, open_database, reading, writing
+from tasks.stores.schema import predictions
 
 OPEN_AND_WRITE = """
 import sys

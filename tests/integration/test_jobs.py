@@ -21,11 +21,12 @@ from infra.serving import job_run, job_runner
 from infra.serving.job_run import id_of_row
 from tasks.core.errors import DataError, TransientError
 from tasks.stores.api_keys import ApiKeys
-from tasks.stores.database import jobs as jobs_table
-from tasks.stores.database import open_database, predictions, reading, writing
+from tasks.stores.database import open_database, reading, writing
 from tasks.stores.job_files import Answers, JobFiles, erase_jobs
 from tasks.stores.jobs import Jobs
 from tasks.stores.prediction_log import PredictionLog
+from tasks.stores.schema import jobs as jobs_table
+from tasks.stores.schema import predictions
 from tests.support.ports import free_port
 from tests.support.serving import OPERATOR, Running, make_settings, run_service, wait_until_ready
 from tests.support.tiny_bundle import write_tiny_bundle

@@ -10,10 +10,11 @@ from sqlalchemy import select
 
 from configs.serving_schema import Labelling
 from tasks.core.errors import DataError
-from tasks.stores.database import feedback, open_database
+from tasks.stores.database import open_database
 from tasks.stores.labellers import Labellers
 from tasks.stores.labels import SKIPPED, Labels
 from tasks.stores.prediction_log import LABELLING, LoggedPrediction, PredictionLog
+from tasks.stores.schema import feedback
 from tasks.stores.traffic import Traffic, count_texts_by_day
 
 NOW = datetime.now(UTC)

@@ -14,11 +14,12 @@ from sqlalchemy import insert
 from configs.plans import load_plans
 from infra.serving.i18n.languages import Words
 from tasks.stores.api_keys import ApiKeys
-from tasks.stores.database import open_database, releases, writing
+from tasks.stores.database import open_database, writing
 from tasks.stores.erasures import Erasures
 from tasks.stores.labellers import Labellers
 from tasks.stores.ledger import Ledger, ReportRow, RetrainRow, Verdict
 from tasks.stores.prediction_log import PredictionLog
+from tasks.stores.schema import releases
 from tasks.stores.statements import Statements
 from tests.support.pages import open_browser, read_token, sign_in
 from tests.support.serving import OPERATOR, Running, run_service
