@@ -1,19 +1,18 @@
 """What a window is compared with, and what changed since: reads for the monitoring stage what the core explains."""
 
 import logging
-from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-import numpy as np
 import pandas as pd
 from sqlalchemy import Engine
 
 from configs.schema import Loop
 from configs.settings import Settings
-from tasks.core.drift import Floats, sample_groups
 from tasks.core.drift_decisions import DriftDecision, Reference, Standing, choose_reference, stand
 from tasks.core.errors import DataError, TransientError
 from tasks.core.explanation import Explanation, explain
+from tasks.core.permutations import sample_groups
+from tasks.core.readers import Describe, Embed
 from tasks.core.redaction import redact
 from tasks.core.rows import derive_columns
 from tasks.stores.drift_decisions import DriftDecisions
@@ -21,23 +20,8 @@ from tasks.stores.prediction_log import PredictionLog
 from tasks.stores.snapshots import SnapshotStore
 
 logger = logging.getLogger(__name__)
-Embed = Callable[[Sequence[str]], Floats]
-Describe = Callable[[Sequence[str]], pd.DataFrame]
 # What a page shows of each row.
 SHOWN = ["label", "score", "n_chars", "n_words", "pieces", "unknown_share", "wordless", "language"]
-
-
-def remember(embed: Embed) -> Embed:
-    """Return an `embed` that asks for each different text once: tests and explanation share a window's vectors."""
-    known: dict[str, Floats] = {}
-
-    def embed_once(texts: Sequence[str]) -> Floats:
-        fresh = [text for text in dict.fromkeys(texts) if text not in known]
-        if fresh or not texts:
-            known.update(zip(fresh, embed(fresh), strict=True))
-        return np.stack([known[text] for text in texts]) if texts else embed([])
-
-    return embed_once
 
 
 def recall_standing(engine: Engine, loop: str, version: str, now: datetime) -> Standing:

@@ -19,17 +19,18 @@ from configs.schema import Loop
 from configs.settings import Settings
 from tasks.alerts import emit
 from tasks.core.base_models import resolve_base_model
-from tasks.core.drift import Floats
 from tasks.core.drift_decisions import Reference, Standing
 from tasks.core.errors import TransientError
 from tasks.core.expectations import ExpectationResult, validate
 from tasks.core.explanation import Explanation
 from tasks.core.feedback_rows import settle_window
+from tasks.core.permutations import Floats
+from tasks.core.readers import remember
 from tasks.core.retraining import Decision
 from tasks.core.verdict import Vote
 from tasks.core.window_check import WindowCheck, check
 from tasks.core.window_record import build_record, describe_drift, is_news, render_decision
-from tasks.explaining import explain_window, read_reference, recall_standing, remember, select_shown
+from tasks.explaining import explain_window, read_reference, recall_standing, select_shown
 from tasks.feedback import judge_feedback
 from tasks.retries import is_transient
 from tasks.stores.database import open_database

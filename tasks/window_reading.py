@@ -13,8 +13,9 @@ from sqlalchemy import Engine
 from configs.schema import Loop
 from tasks.core.base_models import resolve_base_model
 from tasks.core.permutations import Floats
+from tasks.core.readers import Describe, Embed
 from tasks.core.rows import derive_columns
-from tasks.core.window_drift import Describe, Embed, ReadSeason
+from tasks.core.window_drift import ReadSeason
 from tasks.stores.model_registry import ModelRegistry, ModelVersion
 from tasks.stores.periods import read_period
 from tasks.stores.prediction_log import PredictionLog

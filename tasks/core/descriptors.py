@@ -43,11 +43,9 @@ def describe(texts: Sequence[str], tokenizer: Any) -> pd.DataFrame:
 
 
 def recognise_languages(texts: Sequence[str]) -> list[str]:
-    """Return each text's language, "" where it has too few letters or where no recogniser is installed."""
-    try:
-        import py3langid  # half a second: whoever reads no language does not pay for it
-    except ImportError:
-        return [UNKNOWN_LANGUAGE] * len(texts)
+    """Return each text's language, "" where it has too few letters."""
+    import py3langid  # half a second: whoever reads no language does not pay for it
+
     return [
         str(py3langid.classify(text)[0]) if sum(map(str.isalpha, text)) >= MIN_LETTERS else UNKNOWN_LANGUAGE
         for text in texts

@@ -13,30 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.drift_statistics import Distance, compare_distributions, compare_vectors
-from tasks.core.permutations import (
-    Bools,
-    Floats,
-    Ints,
-    can_fire,
-    intraclass_correlation,
-    min_p,
-    permute,
-    pool_groups,
-    sample_groups,
-)
-
-__all__ = [
-    "EFFECTS",
-    "DriftTest",
-    "Floats",
-    "Sample",
-    "ShareShift",
-    "can_fire",
-    "compare",
-    "intraclass_correlation",
-    "sample_groups",
-    "shift_shares",
-]
+from tasks.core.permutations import Bools, Floats, Ints, min_p, permute, pool_groups
 
 EFFECTS = {  # what the effect of each test is: all of them lie between 0 (the same) and 1 (nothing in common)
     "outputs": "largest distance between the distributions of a class's probabilities",

@@ -4,7 +4,7 @@ Nothing here is a drift test, and nothing is named for a difference that whole g
 word of fewer than five groups leaves this module: examples are ids, so that an erased text is gone from every report.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks.core.drift import sample_groups
 from tasks.core.new_traffic import NewShare, Novelty, measure_novelty
+from tasks.core.permutations import sample_groups
+from tasks.core.readers import Embed
 from tasks.core.topics import Rows, Topic, find_topics
 from tasks.core.wording import WordShift, count_words, find_word_shifts
 
 Floats = npt.NDArray[np.floating]
-Embed = Callable[[Sequence[str]], Floats]
 
 MAX_WORD_ROWS = 5000  # per side: texts whose words are counted
 MAX_KEYS = 10

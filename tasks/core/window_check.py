@@ -5,18 +5,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from configs.schema import Monitoring
 from tasks.core.audit import LabelCounts, MeasuredAccuracy, count_labels, measure_accuracy
-from tasks.core.drift import DriftTest, ShareShift, can_fire, shift_shares
+from tasks.core.drift import DriftTest, ShareShift, shift_shares
 from tasks.core.performance import Answers, EstimatedAccuracy, estimate_accuracy
-from tasks.core.permutations import sample_groups
+from tasks.core.permutations import can_fire, sample_groups
 from tasks.core.predictor import UNKNOWN
+from tasks.core.readers import Describe, Embed, Readers
 from tasks.core.seasons import Season
 from tasks.core.verdict import Verdict, Vote, count_rows_for_vote, judge
-from tasks.core.window_drift import Describe, Embed, Readers, ReadSeason, look_for_season, run_tests
+from tasks.core.window_drift import ReadSeason, look_for_season, run_tests
 
 NO_LABELS = LabelCounts()
 
@@ -68,7 +68,6 @@ def check(
     by, where the reference has no labels (an acknowledged window). `represent` and `describe` read texts for tests
     that are left out without them, `read_season` the log of earlier weeks.
     """
-    embed = _remember(embed)  # tests and estimate read the same texts
     readers = Readers(embed, represent, describe)
     shortage = find_shortage(current, reference, rules)
     tests = run_tests(current=current, reference=reference, rules=rules, readers=readers) if shortage is None else ()
@@ -155,19 +154,6 @@ def _answers(reference: pd.DataFrame, current: pd.DataFrame, labels: Sequence[st
         (answers == UNKNOWN).any() for answers in (reference["predicted"], current["label"])
     )
     return [*labels, UNKNOWN] if was_unknown else list(labels)
-
-
-def _remember(embed: Embed) -> Embed:
-    """Return the same, which reads no text twice."""
-    known: dict[str, npt.NDArray[np.floating]] = {}
-
-    def recall(texts: Sequence[str]) -> npt.NDArray[np.floating]:
-        new = list(dict.fromkeys(text for text in texts if text not in known))
-        if new:
-            known.update(zip(new, embed(new), strict=True))
-        return np.stack([known[text] for text in texts]) if len(texts) else embed(texts)
-
-    return recall
 
 
 def _estimate(current: pd.DataFrame, reference: pd.DataFrame, embed: Embed, max_rows: int) -> EstimatedAccuracy | None:

@@ -5,7 +5,6 @@ read in the same ways.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
@@ -13,27 +12,14 @@ import pandas as pd
 
 from configs.schema import Monitoring
 from tasks.core.descriptors import DESCRIBED, list_features
-from tasks.core.drift import DriftTest, Floats, Sample, can_fire, compare
+from tasks.core.drift import DriftTest, Sample, compare
 from tasks.core.errors import DataError
-from tasks.core.permutations import sample_groups
+from tasks.core.permutations import Floats, can_fire, sample_groups
+from tasks.core.readers import Describe, Embed, Readers
 from tasks.core.seasons import Season, judge_season, list_spans
 from tasks.core.verdict import Vote
 
-Embed = Callable[[Sequence[str]], Floats]  # texts to vectors [N, D], as those of the reference were made
-Describe = Callable[[Sequence[str]], pd.DataFrame]  # texts to the columns of `core/descriptors.py`
 ReadSeason = Callable[[Sequence[tuple[datetime, datetime]]], pd.DataFrame]  # spans of time to rows of the log
-
-
-@dataclass(frozen=True)
-class Readers:
-    """How texts are read: by the frozen base encoder, by the champion's own, and by what a person can read off them.
-
-    The last two are left out where they are None, as their tests are.
-    """
-
-    embed: Embed
-    represent: Embed | None = None
-    describe: Describe | None = None
 
 
 def run_tests(

@@ -33,11 +33,12 @@ from tasks.core.base_models import resolve_base_model
 from tasks.core.embedding import embed
 from tasks.core.evidence import build_reference
 from tasks.core.feedback_rows import settle_window
+from tasks.core.readers import remember
 from tasks.core.redaction import redact
 from tasks.core.retraining import Decision
 from tasks.core.window_check import check
 from tasks.core.window_record import build_record
-from tasks.explaining import explain_window, remember, select_shown
+from tasks.explaining import explain_window, select_shown
 from tasks.feedback import judge_feedback
 from tasks.stores.database import open_database, writing
 from tasks.stores.prediction_log import LoggedPrediction, PredictionLog

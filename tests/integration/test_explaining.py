@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 
 from configs.settings import Settings
-from tasks.core.drift import Floats
 from tasks.core.drift_decisions import DriftDecision, stand
+from tasks.core.permutations import Floats
+from tasks.core.readers import remember
 from tasks.core.screening import Screened
-from tasks.explaining import explain_window, read_reference, remember, select_shown
+from tasks.explaining import explain_window, read_reference, select_shown
 from tasks.stores.database import open_database
 from tasks.stores.prediction_log import PredictionLog
 from tasks.stores.snapshots import SnapshotStore

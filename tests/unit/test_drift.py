@@ -3,15 +3,8 @@ import time
 import numpy as np
 import pytest
 
-from tasks.core.drift import (
-    DriftTest,
-    Sample,
-    can_fire,
-    compare,
-    intraclass_correlation,
-    sample_groups,
-    shift_shares,
-)
+from tasks.core.drift import DriftTest, Sample, compare, shift_shares
+from tasks.core.permutations import can_fire, intraclass_correlation, sample_groups
 
 ALPHA = 0.05
 WINDOWS = 200

@@ -15,7 +15,8 @@ import pandas as pd
 
 from configs.schema import Monitoring
 from tasks.core.permutations import Floats, can_fire
-from tasks.core.window_drift import Readers, run_tests
+from tasks.core.readers import Readers
+from tasks.core.window_drift import run_tests
 from tests.bench.drift.corpora import Corpus
 
 Answer = tuple[float, bool]
