@@ -23,7 +23,7 @@ PHONE = re.compile(
     r"|1[3-9]\d{9}"  # Chinese mobile
     r")(?!\w)"
 )
-LONG_NUMBER = re.compile(r"(?<![\w.])\d{9,34}(?!\w|\.\d)")
+LONG_NUMBER = re.compile(r"(?<![\w.])\d{9,34}(?!\d|\.\d)")  # letters may follow: "08700621170150p per msg"
 MIGHT_HOLD_ONE = re.compile(r"[\d@]|::")
 
 

@@ -25,6 +25,7 @@ from tasks.core.redaction import redact
         ("call 030 90182014 now", "call [phone] now"),
         ("打 13812345678 吧", "打 [phone] 吧"),
         ("reference 9876543210123", "reference [account]"),
+        ("Netcollex Ltd 08700621170150p per msg", "Netcollex Ltd [account]p per msg"),
         ("a@b.co and c@d.org", "[email] and [email]"),
     ],
 )
