@@ -119,8 +119,12 @@ def gather_timeline(config: Loop, config_dir: Path, settings: Settings, options:
     logged = window.assign(row_id=PREFIX + window["prediction_id"].astype("str"))
     came_back = {row[0]: row[1:] for row in logged[["row_id", "gold_at", "picked"]].itertuples(index=False, name=None)}
     delayed = labelled["observed_at"] + timedelta(days=options.label_delay_days)
-    # Every row of a source has its label: no choice was made, so it counts as one drawn by chance.
-    came = [came_back.get(row_id, (at, "audit")) for row_id, at in zip(labelled["row_id"], delayed, strict=True)]
+    # Every row of a source has its label: no choice was made, so it counts as one drawn by chance. Of feedback older
+    # than the newest MAX_LOGGED it is not known how it came.
+    came = [
+        came_back.get(row_id, (at, GIVEN if row_id.startswith(PREFIX) else "audit"))
+        for row_id, at in zip(labelled["row_id"], delayed, strict=True)
+    ]
     sources = labelled.assign(
         at=labelled["observed_at"],
         known_at=pd.Series([at for at, _ in came], index=labelled.index, dtype=TIME),
@@ -170,7 +174,7 @@ def plan_steps(timeline: Timeline, step_days: float) -> list[datetime]:
 
 def _name_timeline(config: Loop, timeline: Timeline) -> str:
     """Return a hash of all that a model of a backtest hangs on."""
-    columns = timeline.rows[["row_id", "text", "label", "split", "at", "known_at"]]
+    columns = timeline.rows[["row_id", "text", "label", "group", "split", "at", "known_at", "picked"]]
     rows = columns.astype("str").to_numpy().tolist()
     recipe = config.training.model_dump(mode="json")
     return digest([rows, config.labels, recipe, code_version(), timeline.begin.isoformat()])

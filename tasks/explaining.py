@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 
 from configs.schema import Loop
 from configs.settings import Settings
+from tasks.core.descriptors import SHOWN
 from tasks.core.drift_decisions import DriftDecision, Reference, Standing, choose_reference, stand
 from tasks.core.errors import DataError, TransientError
 from tasks.core.explanation import Explanation, explain
@@ -16,12 +17,11 @@ from tasks.core.readers import Describe, Embed
 from tasks.core.redaction import redact
 from tasks.core.rows import derive_columns
 from tasks.stores.drift_decisions import DriftDecisions
+from tasks.stores.periods import read_period
 from tasks.stores.prediction_log import PredictionLog
 from tasks.stores.snapshots import SnapshotStore
 
 logger = logging.getLogger(__name__)
-# What a page shows of each row.
-SHOWN = ["label", "score", "n_chars", "n_words", "pieces", "unknown_share", "wordless", "language"]
 
 
 def recall_standing(engine: Engine, loop: str, version: str, now: datetime) -> Standing:
@@ -33,7 +33,7 @@ def read_reference(
     config: Loop,
     judged: pd.DataFrame,
     standing: Standing,
-    log: PredictionLog,
+    engine: Engine,
     embed: Embed,
     snapshot: str | None,
     *,
@@ -42,7 +42,7 @@ def read_reference(
 ) -> tuple[pd.DataFrame, Reference]:
     """Return the rows that the window is compared with: the champion's test rows, or an acknowledged window."""
     decision = standing.accepted
-    accepted = _read_accepted(config, decision, log) if decision else None
+    accepted = _read_accepted(config, decision, engine) if decision else None
     reference, kind = choose_reference(judged, accepted, decision, config.monitoring.window.min_rows, snapshot)
     if kind.note:
         logger.warning("%s: %s; its test rows are the reference again", config.name, kind.note)
@@ -91,12 +91,14 @@ def explain_window(
     )
 
 
-def _read_accepted(config: Loop, decision: DriftDecision, log: PredictionLog) -> pd.DataFrame:
-    """Return what is left in the log of an acknowledged window, with the columns of a reference."""
+def _read_accepted(config: Loop, decision: DriftDecision, engine: Engine) -> pd.DataFrame:
+    """Return what the log still has of an acknowledged window, read as windows are, in the columns of a reference."""
+    rules, since = config.monitoring.window, decision.window_from
     until = decision.window_to + timedelta(microseconds=1) if decision.window_to else None
-    window = log.read_window(
-        config.name, max_rows=config.monitoring.window.max_rows, since=decision.window_from, until=until
-    )
+    if rules.by == "time" and since is not None and until is not None:
+        window = read_period(engine, config.name, since=since, until=until, max_rows=rules.max_rows)
+    else:
+        window = PredictionLog(engine).read_window(config.name, max_rows=rules.max_rows, since=since, until=until)
     rows = derive_columns(window[window["version"] == decision.version].reset_index(drop=True))
     return rows.rename(columns={"prediction_id": "row_id", "label": "predicted"}).assign(label=None)
 

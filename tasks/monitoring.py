@@ -36,7 +36,6 @@ from tasks.retries import is_transient
 from tasks.stores.database import open_database
 from tasks.stores.ledger import Ledger, ReportRow, StartedBy
 from tasks.stores.model_registry import ModelVersion, open_registry
-from tasks.stores.prediction_log import PredictionLog
 from tasks.stores.retrain_deployment import Start, start_deployment
 from tasks.window_reading import describer, fetch_representing, read_current, representer, season_reader
 
@@ -102,7 +101,7 @@ def check_window(config: Loop, champion: Champion) -> CheckedWindow:
     """Compare the champion's newest logged answers with its reference, and judge them by the live suite."""
     now, settings = datetime.now(UTC), Settings()
     engine = open_database(settings.database)
-    log, version = PredictionLog(engine), champion.version.version
+    version = champion.version.version
     current = read_current(engine, config, version, now)
     current = settle_window(current, judge_feedback(engine, config).settled)
     judged = pd.read_parquet(champion.reference)
@@ -110,7 +109,7 @@ def check_window(config: Loop, champion: Champion) -> CheckedWindow:
     standing = recall_standing(engine, config.name, version, now)
     represent, describe = representer(champion.checkpoint), describer(champion.base_model)
     reference, compared_with = read_reference(
-        config, judged, standing, log, embed, champion.snapshot, represent=represent, describe=describe
+        config, judged, standing, engine, embed, champion.snapshot, represent=represent, describe=describe
     )
     found = check(
         current=current,

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from configs.schema import Loop
 from tasks.core.base_models import resolve_base_model
 from tasks.core.permutations import Floats
-from tasks.core.readers import Describe, Embed
+from tasks.core.readers import Describe, Embed, remember
 from tasks.core.rows import derive_columns
 from tasks.core.window_drift import ReadSeason
 from tasks.stores.model_registry import ModelRegistry, ModelVersion
@@ -72,16 +72,21 @@ def representer(checkpoint: Path | None) -> Embed | None:
 
         return sentence_vectors(*load(), texts)
 
-    return represent
+    return remember(represent)  # the tests, and earlier weeks where one fires, read the same texts
 
 
 def describer(base_model: str) -> Describe:
     """Return how texts are described, in the words of the base model's tokenizer."""
 
-    def describe_texts(texts: Sequence[str]) -> pd.DataFrame:
+    @cache
+    def load() -> Any:
         from tasks.core.classifier import load_tokenizer
+
+        return load_tokenizer(resolve_base_model(base_model))
+
+    def describe_texts(texts: Sequence[str]) -> pd.DataFrame:
         from tasks.core.descriptors import describe
 
-        return describe(texts, load_tokenizer(resolve_base_model(base_model)))
+        return describe(texts, load())
 
     return describe_texts

@@ -139,15 +139,18 @@ def _sample(
 ) -> list[_Part]:
     """Return what a sample says of its rows, span by span of time: labelling may have got further in some than others.
 
-    Rows are oldest first. A text is drawn when one of its copies is, so frequent ones are drawn more easily.
+    Rows are oldest first. A text is drawn when one of its copies is, so frequent ones are drawn more easily; all its
+    copies belong to the span of the oldest one, else their chances in each span would be mistaken.
     """
     places = np.flatnonzero(labelled)
     first = places[np.unique(texts[places], return_index=True)[1]]
     if len(first) < MIN_AUDITED:
         return []
     num_spans = min(MAX_SPANS, len(first) // TEXTS_PER_SPAN)
-    cuts = [chunk[0] for chunk in np.array_split(np.sort(first), num_spans)][1:]
-    span = np.searchsorted(cuts, np.arange(len(texts)), side="right")
+    _, oldest, number_of = np.unique(texts, return_index=True, return_inverse=True)
+    begins = oldest[number_of]
+    cuts = [chunk[0] for chunk in np.array_split(np.sort(begins[first]), num_spans)][1:]
+    span = np.searchsorted(cuts, begins, side="right")
     parts = []
     for number in range(num_spans):
         rows = np.flatnonzero(span == number)

@@ -23,7 +23,7 @@ EFFECTS = {  # what the effect of each test is: all of them lie between 0 (the s
     "pieces": "largest distance between the distributions of tokens per word",
     "unknown_tokens": "largest distance between the distributions of the share of unknown tokens",
     "wordless": "difference in the share of texts without letter or digit",
-    "copies": "difference in the share of texts that are there more than once",
+    "copies": "difference in the share of texts that come again, each counted once",
     "language": "largest difference in the share of a language",
 }
 DESCRIPTORS = ("length", "pieces", "unknown_tokens", "wordless", "copies", "language")

@@ -105,7 +105,7 @@ def describe_change(explanation: Mapping[str, Any] | None, with_words: bool = Tr
     if len(explanation["keys"]) > 1 and new["at_least"] > 0:
         loudest = explanation["keys"][0]
         told = f"key {loudest['key_id']} ({loudest['share']:.0%} of the texts, {loudest['new']:.0%} of them new)"
-        lines.append(f"most of what is new comes from {told}")
+        lines.append(f"the largest part of what is new comes from {told}")
     return [line for line in lines if line]
 
 

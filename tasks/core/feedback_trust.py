@@ -134,10 +134,11 @@ def settle(
     takes the place of its earlier one.
     """
     believed = [one for one in statements if all(trust[name].standing != "held back" for name in one.names)]
-    reviewed = _find_reviewed(believed, decided, rules)
-    by_text, given = defaultdict[str, list[Statement]](list), set[str]()
-    for one in _last_words(believed):
+    by_text = defaultdict[str, list[Statement]](list)
+    last_words = _last_words(believed)
+    for one in last_words:
         by_text[one.text].append(one)
+    reviewed = _find_reviewed(believed, last_words, decided, rules)
     given = {one.prediction_id for one in believed if not one.source.startswith(PEOPLE)}
     outcomes = {text: _settle_text(by_text[text], reviewed[text], trust) for text in {one.text for one in statements}}
     text_of = {one.prediction_id: one.text for one in statements}
@@ -235,16 +236,17 @@ def _judge(
 
 
 def _find_reviewed(
-    believed: Sequence[Statement], decided: Mapping[str, str], rules: Labelling
+    believed: Sequence[Statement], last_words: Sequence[Statement], decided: Mapping[str, str], rules: Labelling
 ) -> defaultdict[str, list[str]]:
-    """Return, by text, the labels that reviewers stand behind."""
+    """Return, by text, the labels that reviewers stand behind: keys by their last word, people by agreement."""
     votes: dict[str, list[str]] = defaultdict(list)
     found: defaultdict[str, list[str]] = defaultdict(list)
     text_of = {one.prediction_id: one.text for one in believed}
     for one in believed:
         if one.source.startswith(PEOPLE):
             votes[one.prediction_id].append(one.label)
-        elif one.is_review:
+    for one in last_words:
+        if one.is_review and not one.source.startswith(PEOPLE):
             found[one.text].append(one.label)
     for prediction_id, text in text_of.items():
         agreed = decided.get(prediction_id) or judge_votes(votes[prediction_id], rules).label

@@ -32,13 +32,19 @@ def can_fire(*, num_reference_groups: int, num_current_groups: int, alpha: float
 def sample_groups(groups: Sequence[str], max_rows: int, seed: int = 0) -> Ints:
     """Return the row numbers, ascending, of a random choice of whole groups with at most max_rows rows.
 
-    Only the last group drawn may lose rows, so group sizes keep their distribution.
+    Only the last group drawn may lose rows, so group sizes keep their distribution; but of several groups none fills
+    more than half of the choice, for a side of one group cannot be tested.
     """
     names, codes = number_groups(groups)
     if len(codes) <= max_rows:
         return np.arange(len(codes))
-    places = np.random.default_rng(seed).permutation(len(names))
-    return np.sort(np.argsort(places[codes], kind="stable")[:max_rows])
+    places = np.random.default_rng(seed).permutation(len(names))[codes]
+    order = np.argsort(places, kind="stable")
+    if len(names) > 1:
+        ascending = places[order]
+        rank_in_group = np.arange(len(order)) - np.searchsorted(ascending, ascending)
+        order = order[rank_in_group < max(max_rows // 2, 1)]
+    return np.sort(order[:max_rows])
 
 
 def number_groups(groups: Sequence[str]) -> tuple[npt.NDArray[np.str_], Ints]:

@@ -7,12 +7,12 @@ from decimal import Decimal
 from typing import Any
 
 from tasks.core.billing import UNUSED, Statement, sum_revenue
+from tasks.core.spreadsheet import as_cell
 from tasks.core.validation_page import render_page
 
 STATEMENT_COLUMNS = (
     "kind", "month", "key_id", "name", "plan", "item", "loop", "quantity", "unit", "unit_price", "amount", "currency"
 )  # fmt: skip
-FORMULA = tuple("=+-@＝＋－＠")  # OWASP, CSV injection
 REVENUE_COLUMNS = ("month", "loop", "requests", "texts", "amount", "currency")
 
 
@@ -40,7 +40,7 @@ def render_month(month: str, statements: Sequence[Statement]) -> str:
 
 def write_statement_csv(statement: Statement) -> str:
     """Return one key's month as csv. `charge` rows add up to the `total` row, and so do the `loop` rows."""
-    common = {"month": statement.month, "key_id": statement.key_id, "name": _plain(statement.name)}
+    common = {"month": statement.month, "key_id": statement.key_id, "name": as_cell(statement.name)}
     common |= {"plan": statement.plan, "currency": statement.currency}
     rows = [{"kind": "charge", **common, **line} for line in _charges(statement)]
     rows += [
@@ -102,11 +102,6 @@ def _of(statements: Sequence[Statement], currency: str) -> list[Statement]:
 
 def _total(statements: Sequence[Statement], currency: str) -> Decimal:
     return sum((one.amount for one in _of(statements, currency)), Decimal("0.00"))
-
-
-def _plain(name: str) -> str:
-    """Return a name that no spreadsheet takes for a formula, also one that drops spaces or reads full-width signs."""
-    return f"'{name}" if name.lstrip()[:1] in FORMULA or name[:1].isspace() else name
 
 
 def _csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:

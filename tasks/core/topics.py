@@ -46,7 +46,7 @@ class Rows:
     is_current: Bools
     groups: Sequence[str]
     ids: Sequence[str]
-    usage: Usage | None  # None where the reference's texts are not kept
+    usage: Usage
 
 
 def find_topics(rows: Rows, seed: int = 0) -> tuple[Topic, ...]:
@@ -63,7 +63,7 @@ def find_topics(rows: Rows, seed: int = 0) -> tuple[Topic, ...]:
     topics = []
     for k in np.argsort(-np.abs(current.shares - reference.shares), kind="stable"):
         outcome: Outcome = "same" if not is_sure_K[k] else "came" if z_K[k] > 0 else "went"
-        words = name_by_words(rows.usage, marks_NK[:, k], rows.groups, MAX_NAMING_WORDS) if rows.usage else []
+        words = name_by_words(rows.usage, marks_NK[:, k], rows.groups, MAX_NAMING_WORDS)
         shares = float(reference.shares[k]), float(current.shares[k])
         shown = [_pick(rows, marks_NK[:, k] & side, distances_N) for side in (~rows.is_current, rows.is_current)]
         topics.append(Topic(tuple(words), *shares, outcome, shown[0], shown[1]))

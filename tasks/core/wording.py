@@ -101,8 +101,8 @@ def _compare(usage: Usage, is_current_N: npt.NDArray[np.bool_], groups: Sequence
             "change": np.abs(ratio_V),
         }
     )
-    is_shared = reference.num_groups + current.num_groups >= MIN_GROUPS
-    return found[is_shared].sort_values("change", ascending=False, kind="stable")
+    num_groups = share_by_group(usage.marks, groups).num_groups  # once each: a group may be on both sides
+    return found[num_groups >= MIN_GROUPS].sort_values("change", ascending=False, kind="stable")
 
 
 def _shifts(compared: pd.DataFrame) -> list[WordShift]:

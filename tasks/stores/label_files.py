@@ -10,6 +10,7 @@ from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
 
 from tasks.core.errors import DataError
+from tasks.core.spreadsheet import as_cell
 
 FileFormat = Literal["csv", "label-studio"]
 COLUMNS = ["prediction_id", "text", "picked", "label", "labeller"]
@@ -43,7 +44,7 @@ def write_label_file(texts: Sequence[TextToLabel], file: Path, file_format: File
         with partial.open("w", encoding="utf-8", newline="") as opened:
             writer = csv.DictWriter(opened, COLUMNS)
             writer.writeheader()
-            writer.writerows(asdict(one) for one in texts)
+            writer.writerows(asdict(one) | {"text": as_cell(one.text)} for one in texts)
     partial.replace(file)
 
 

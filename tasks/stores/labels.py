@@ -11,10 +11,9 @@ from configs.serving_schema import Labelling
 from tasks.core.errors import DataError
 from tasks.core.labelling import Candidate, Verdict, has_support, judge_votes, normalise, why_picked
 from tasks.stores.database import reading, writing
-from tasks.stores.prediction_log import LABELLING
-from tasks.stores.schema import doubts, feedback, labels, predictions
+from tasks.stores.prediction_log import LABELLING, SKIPPED
+from tasks.stores.schema import doubts, feedback, further_feedback, labels, predictions
 
-SKIPPED = ""  # kept in place of a label where somebody could not say
 DECIDED = "decided"  # kept in place of why it was picked: the last word on a dispute is nobody's vote
 MAX_NAMES = 200  # characters of the labellers' names in a feedback row
 
@@ -287,7 +286,10 @@ def _texts_with_label(connection: Connection, loop: str, limit: int) -> list[str
 def _revise_feedback(
     connection: Connection, loop: str, prediction_id: str, at: datetime, rules: Labelling, *, was_decided: bool
 ) -> None:
-    """Make the feedback that came of votes what the remaining ones say; one that still has them keeps its time."""
+    """Make the feedback that came of votes what the remaining ones say; one that still has them keeps its time.
+
+    Where they say nothing, what a customer said besides takes its place.
+    """
     votes = _votes_on(connection, prediction_id)
     ours = and_(feedback.c.prediction_id == prediction_id, feedback.c.key_id == LABELLING)
     kept = connection.execute(select(feedback.c.label).where(ours)).scalar_one_or_none()
@@ -298,6 +300,18 @@ def _revise_feedback(
     verdict = _judge(votes, rules)
     if verdict.label is not None:
         _write_feedback(connection, loop, prediction_id, verdict.label, at)
+    elif kept is not None:
+        _move_up(connection, prediction_id)
+
+
+def _move_up(connection: Connection, prediction_id: str) -> None:
+    """Make the first of further feedback, if any, the feedback: without such a row nothing said of a text is read."""
+    columns = [column for column in further_feedback.c if column.name != "id"]
+    said = select(further_feedback.c.id, *columns).where(further_feedback.c.prediction_id == prediction_id)
+    first = connection.execute(said.order_by(further_feedback.c.id).limit(1)).mappings().first()
+    if first is not None:
+        connection.execute(insert(feedback), [{column.name: first[column.name] for column in columns}])
+        connection.execute(delete(further_feedback).where(further_feedback.c.id == first["id"]))
 
 
 def _names_behind(label: str, votes: Sequence[tuple[str, str]]) -> str:

@@ -9,13 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from tasks.core.descriptors import CATEGORIES, NUMBERS, SHOWN
 from tasks.core.drift import EFFECTS
 from tasks.core.explanation import describe_change, name_topic
 from tasks.stores.evidently_page import Panel, Table, write_page
-
-NUMBERS = ["n_chars", "n_words", "score", "pieces", "unknown_share"]
-CATEGORIES = ["label", "language", "wordless"]
-SHOWN = [*CATEGORIES, *NUMBERS]  # columns of a row that a page may show
 
 
 def write_monitoring_page(

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Engine, Select, and_, case, delete, func, insert, select
+from sqlalchemy import Engine, Select, and_, case, delete, func, insert, select, text
 
 from tasks.core.feedback_trust import PEOPLE, SURE, Exposure, Statement
 from tasks.core.rows import normalise_text
 from tasks.stores.database import reading, writing
-from tasks.stores.labels import DECIDED, SKIPPED
-from tasks.stores.prediction_log import LABELLING
+from tasks.stores.labels import DECIDED
+from tasks.stores.prediction_log import LABELLING, SKIPPED
 from tasks.stores.schema import doubts, feedback, further_feedback, labels, predictions
 
 EXPOSED_ROWS = 50_000  # newest answers in which contradictions are counted
@@ -73,8 +73,14 @@ class Opinions:
 
     def doubt(self, loop: str, reasons: Mapping[str, str]) -> None:
         """Let these predictions, by id, wait for a second person, and no others."""
+        with reading(self._engine) as connection:
+            query = select(doubts.c.prediction_id, doubts.c.reason).where(doubts.c.loop == loop)
+            if {row[0]: row[1] for row in connection.execute(query)} == reasons:
+                return
         rows = [{"prediction_id": known, "loop": loop, "reason": reason} for known, reason in reasons.items()]
         with writing(self._engine) as connection:
+            if self._engine.dialect.name == "postgresql":  # of two at once both would insert
+                connection.execute(text("LOCK TABLE doubts IN SHARE ROW EXCLUSIVE MODE"))
             connection.execute(delete(doubts).where(doubts.c.loop == loop))
             if rows:
                 connection.execute(insert(doubts), rows)

@@ -41,6 +41,7 @@ WINDOW_COLUMNS = (
     "key_id",
 )
 LABELLING = "labelling"  # the key id of feedback that came from votes on the labelling page
+SKIPPED = ""  # kept in place of a label where somebody could not say
 GIVEN = "given"  # how a label came that a customer sent
 USAGE_COLUMNS = ["key_id", "loop", "day", "requests", "texts"]
 
@@ -166,6 +167,8 @@ class PredictionLog:
         with reading(self._engine) as connection:
             for table in (feedback, further_feedback, labels):
                 query = select(table.c.prediction_id).where(table.c.loop == loop, *_between(table.c.at, since, None))
+                if table is labels:
+                    query = query.where(labels.c.undone_at.is_(None), labels.c.label != SKIPPED)
                 found.update(connection.execute(query).scalars())
         return found
 

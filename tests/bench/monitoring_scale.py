@@ -3,9 +3,10 @@
     python -m tests.bench.monitoring_scale [--rows 10000000] [--windows 1000 100000] [--home DIR] [--postgresql]
 
 Rows are made inside the database from real product-review sentences, one in a thousand with feedback. A report is what
-the monitor flow does short of Prefect and MLflow: window, labels, drift tests with embeddings by the base encoder,
-accuracy, explanation, page. Each is made by a process of its own, so that its peak memory is its own. With --home the
-log is kept and used again. Prints a table and, last, one JSON line.
+the monitor flow does short of Prefect, MLflow and the champion's own encoder (a second reading of the tested texts):
+window, labels, drift tests with descriptors and embeddings by the base encoder, accuracy, explanation, page. Each is
+made by a process of its own, so that its peak memory is its own. With --home the log is kept and used again. Prints a
+table and, last, one JSON line.
 """
 
 import argparse
@@ -44,7 +45,7 @@ from tasks.stores.database import open_database, writing
 from tasks.stores.prediction_log import LoggedPrediction, PredictionLog
 from tasks.stores.schema import feedback, predictions
 from tasks.stores.sources import load_rows
-from tasks.window_reading import describer, read_current
+from tasks.window_reading import describer, read_current, season_reader
 from tests.support.postgres import run_postgres
 
 LOOP_FILE = Path("configs/loops/product-sentiment.yaml")
@@ -198,10 +199,11 @@ def make_report(url: str, size: int, home: Path) -> dict[str, Any]:
     with _timed(seconds, "labels"):
         current = settle_window(current, judge_feedback(engine, loop).settled)
     once = remember(lambda texts: embed(texts, resolve_base_model(loop.training.base_model)))
+    describe = describer(loop.training.base_model)
     with _timed(seconds, "tests"):
         found = check(
             current=current, reference=reference, earlier=(), rules=loop.monitoring, labels=loop.labels, version="1",
-            now=now, embed=once,
+            now=now, embed=once, describe=describe, read_season=season_reader(engine, loop),
         )  # fmt: skip
     with _timed(seconds, "explanation"):
         sides = {"reference": reference, "current": current}
@@ -211,7 +213,7 @@ def make_report(url: str, size: int, home: Path) -> dict[str, Any]:
 
         record = build_record(loop.name, "bench", found, [], Decision("wait", ""), None, None, explanation=explanation)
         rules = loop.monitoring
-        known, seen = select_shown(reference, current, describer(loop.training.base_model), rules.max_tested_rows)
+        known, seen = select_shown(reference, current, describe, rules.max_tested_rows)
         path = home / "page.html"
         write_monitoring_page(path, record=record, alpha=rules.alpha, reference=known, current=seen)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -231,7 +233,8 @@ def _make_reference(loop: Loop, path: Path) -> pd.DataFrame:
         vectors = embed(sentences["text"].tolist(), resolve_base_model(loop.training.base_model))
         shares = np.random.default_rng(1).dirichlet([0.5] * len(loop.labels), len(sentences))
         tokens = np.full(len(sentences), 20)
-        build_reference(sentences, shares, tokens, vectors, loop.labels).to_parquet(path)
+        described = describer(loop.training.base_model)(sentences["text"].tolist())
+        build_reference(sentences, shares, tokens, vectors, loop.labels, described=described).to_parquet(path)
     return pd.read_parquet(path)
 
 

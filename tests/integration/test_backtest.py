@@ -94,16 +94,33 @@ def test_labels_that_came_back_know_when_they_came(loops: Path) -> None:
     answered = make_predictions([f"the phone is great x{place}" for place in range(6)], start=start)
     log.append(answered)
     came = BEGIN + timedelta(days=6)
-    log.record_feedback(answered[0].prediction_id, "positive", "ana", came, "key")
+    for one in answered[:5]:
+        log.record_feedback(one.prediction_id, "positive", "ana", came, "key")
     config = find_loop("toy", loops, [])
     rows = gather_timeline(config, loops, Settings(), Options(label_delay_days=2)).rows.set_index("row_id")
     logged = rows[rows.index.str.startswith("feedback:")]
     assert len(logged) == 6
     labelled = logged[logged["label"].notna()]
-    assert labelled["known_at"].tolist() in ([], [pd.Timestamp(came)])  # a test row waits for a reviewer
+    assert set(labelled["known_at"]) == {pd.Timestamp(came)}  # test rows wait for a reviewer
+    assert set(labelled["picked"]) == {"given"}
     assert logged["at"].min() == pd.Timestamp(start)
     sources = rows[~rows.index.str.startswith("feedback:")]
     assert set(sources["known_at"] - sources["at"]) == {pd.Timedelta(days=2)}
+
+
+def test_feedback_older_than_the_log_that_is_read_was_not_drawn_by_chance(
+    loops: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.backtest.MAX_LOGGED", 1)
+    log = PredictionLog(open_database(Settings().database))
+    answered = make_predictions([f"the phone is great x{place}" for place in range(6)], start=BEGIN)
+    log.append(answered)
+    for one in answered:
+        log.record_feedback(one.prediction_id, "positive", "ana", BEGIN + timedelta(days=1), "key")
+    rows = gather_timeline(find_loop("toy", loops, []), loops, Settings(), Options()).rows
+    labelled = rows[rows["row_id"].str.startswith("feedback:") & rows["label"].notna()]
+    assert len(labelled) > 1
+    assert set(labelled["picked"]) == {"given"}
 
 
 def test_a_retrain_costs_what_the_ledger_says(loops: Path) -> None:

@@ -104,7 +104,9 @@ def test_feedback_trains_and_judges_only_when_reviewed(tmp_path: Path, settings:
     assert snapshot_flow(tiny(use_feedback=False), tmp_path, settings).snapshot.test == before.test
 
 
-def test_a_flood_of_wrong_labels_never_trains(tmp_path: Path, settings: Settings) -> None:
+def test_a_flood_of_wrong_labels_never_trains(
+    tmp_path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     """Attack: a key calls the sure answers to all its texts wrong, where another one disputes one in twenty."""
     write_rows(tmp_path)
     log = PredictionLog(open_database(settings.database))
@@ -119,7 +121,9 @@ def test_a_flood_of_wrong_labels_never_trains(tmp_path: Path, settings: Settings
     config, engine = tiny(), open_database(settings.database)
     trust = judge_feedback(engine, config).trust
     assert (trust["evil"].standing, trust["shop"].standing) == ("held back", "new")
+    warned = caplog.text.count("the labels of evil are held back")
     assert count_usable_labels(engine, config, None) == 3
+    assert caplog.text.count("the labels of evil are held back") == warned > 0  # counting repeats no warning
     assert sum(snapshot_flow(config, tmp_path, settings).snapshot.counts.values()) <= before + 3
     waiting = Labels(engine).candidates("tiny-loop", "zoe", config.serving.labelling, 100).candidates
     doubted = [one.prediction_id for one in waiting if one.is_doubted and one.prediction_id.startswith("evil")]

@@ -75,7 +75,8 @@ def test_a_snapshot_that_cannot_be_read_leaves_words_out(settings: Settings) -> 
 
 
 def test_an_acknowledged_window_is_read_from_the_log_until_its_texts_are_erased(settings: Settings) -> None:
-    log = PredictionLog(open_database(settings.database))
+    engine = open_database(settings.database)
+    log = PredictionLog(engine)
     window = make_predictions(make_texts(60, "broken", 1), seed=1, loop=LOOP.name, group="g1")
     other = make_predictions(make_texts(60, "broken", 2), seed=2, loop=LOOP.name, version="0")
     later = make_predictions(make_texts(9, "broken", 3), seed=3, loop=LOOP.name, start=START + timedelta(hours=1))
@@ -87,7 +88,7 @@ def test_an_acknowledged_window_is_read_from_the_log_until_its_texts_are_erased(
     standing = stand([decision], version="1", now=START)
 
     def read() -> Any:
-        return read_reference(LOOP, make_reference(), standing, log, embed_words, FINGERPRINT)
+        return read_reference(LOOP, make_reference(), standing, engine, embed_words, FINGERPRINT)
 
     rows, kind = read()
     assert (kind.kind, kind.n, kind.report_id) == ("acknowledged window", 60, "r1")
@@ -120,10 +121,10 @@ def test_a_page_is_shown_no_text_and_a_large_window_in_part() -> None:
     current = make_window(make_texts(60), group="g1")
     current = current.assign(n_chars=current["text"].str.len(), n_words=2)
     known, seen = select_shown(make_reference(), current, describe, 40)
-    assert list(known.columns) == list(seen.columns) == ["label", "score", "n_chars", "n_words"]
+    assert list(known.columns) == list(seen.columns) == ["label", "n_chars", "n_words", "score"]
     assert (len(known), len(seen)) == (120, 40)
     described = make_reference().assign(language="en", pieces=1.0)
     known, seen = select_shown(described, current, describe, 40)
-    assert list(seen.columns) == ["label", "score", "n_chars", "n_words", "pieces", "language"]
+    assert list(seen.columns) == ["label", "language", "n_chars", "n_words", "score", "pieces"]
     assert known["label"].tolist() == described["predicted"].tolist()
     assert len(select_shown(described, current.head(0), describe, 40)[1]) == 0

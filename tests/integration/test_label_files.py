@@ -46,6 +46,14 @@ def test_a_csv_file_comes_back_with_labels(tmp_path: Path) -> None:
     assert read_label_file(file, LABELS) == [FiledLabel("p1", "positive", "ana", "line 3")]
 
 
+def test_a_text_is_no_formula_of_a_spreadsheet(tmp_path: Path) -> None:
+    file = tmp_path / "texts.csv"
+    write_label_file([TextToLabel("p1", '=HYPERLINK("http://x")', "audit"), TextToLabel("p2", "so-so", "audit")], file,
+                     "csv")  # fmt: skip
+    with file.open(encoding="utf-8", newline="") as opened:
+        assert [row["text"] for row in csv.DictReader(opened)] == ['\'=HYPERLINK("http://x")', "so-so"]
+
+
 def test_label_studio_gets_tasks_and_choices(tmp_path: Path) -> None:
     file = tmp_path / "tasks.json"
     write_label_file(TEXTS, file, "label-studio")

@@ -12,8 +12,8 @@ from configs.serving_schema import Labelling
 from tasks.core.errors import DataError
 from tasks.stores.database import open_database
 from tasks.stores.labellers import Labellers
-from tasks.stores.labels import SKIPPED, Labels
-from tasks.stores.prediction_log import LABELLING, LoggedPrediction, PredictionLog
+from tasks.stores.labels import Labels
+from tasks.stores.prediction_log import LABELLING, SKIPPED, LoggedPrediction, PredictionLog
 from tasks.stores.schema import feedback
 from tasks.stores.traffic import Traffic, count_texts_by_day
 
@@ -132,6 +132,24 @@ def test_undo_leaves_what_a_customer_confirmed(desk: Desk) -> None:
     assert desk.log.record_feedback("p0", "neg", "customer", NOW, "key_1") == "repeated"
     desk.labels.undo("toy", "ana", NOW, ONE)
     assert desk.gold(0) == "neg"
+
+
+def test_undo_leaves_what_a_customer_said_against_the_votes(desk: Desk) -> None:
+    desk.say(0, "ana", "neg", ONE)
+    assert desk.log.record_feedback("p0", "pos", "customer", NOW, "key_1") == "conflict"
+    desk.labels.undo("toy", "ana", NOW, ONE)
+    assert desk.feedback() == [("p0", "pos", "customer", "key_1", NOW)]
+    assert desk.log.record_feedback("p0", "pos", "customer", NOW, "key_1") == "repeated"
+
+
+def test_a_vote_that_says_nothing_is_no_new_label(desk: Desk) -> None:
+    desk.log.record_feedback("p0", "pos", "customer", NOW, "key_1")
+    desk.say(0, "ana", SKIPPED, seconds=9)
+    desk.say(0, "ben", "neg", seconds=9)
+    desk.labels.undo("toy", "ben", NOW, TWO)
+    assert desk.log.labelled_ids("toy", NOW + timedelta(seconds=1)) == set()
+    desk.say(0, "eva", "pos", seconds=9)
+    assert desk.log.labelled_ids("toy", NOW + timedelta(seconds=1)) == {"p0"}
 
 
 def test_equal_texts_are_not_asked_one_after_the_other(desk: Desk) -> None:

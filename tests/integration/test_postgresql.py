@@ -2,17 +2,20 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, select
 
 from tasks.core.errors import TransientError
 from tasks.stores.database import open_database
+from tasks.stores.opinions import Opinions
 from tasks.stores.prediction_log import LoggedPrediction, PredictionLog
+from tasks.stores.schema import doubts
 from tests.support.monitored import make_predictions, make_texts
 from tests.support.postgres import run_postgres
 
@@ -87,3 +90,13 @@ def test_of_two_who_erase_the_same_rows_one_counts_them(engines: Sequence[Engine
         log.erase(key_id="twice")
     assert count(log, "twice") == (3, 3)
     assert log.erase(key_id="twice") == 0
+
+
+def test_two_who_judge_the_same_labels_do_not_cross(engines: Sequence[Engine]) -> None:
+    def doubt(number: int) -> None:
+        Opinions(engines[number % 2]).doubt("toy", {f"p{row}": f"reason {number}" for row in range(200)})
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(doubt, range(40)))
+    with engines[0].connect() as connection:
+        assert len(set(connection.execute(select(doubts.c.reason)).scalars())) == 1

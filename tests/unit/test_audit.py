@@ -167,6 +167,23 @@ def test_copies_of_a_text_share_its_label_and_count_each() -> None:
     assert abs(float(np.mean(off))) < 0.025
 
 
+def test_copies_spread_over_the_window_do_not_bias_the_number() -> None:
+    """Thirty texts come ten times each and are mostly wrong; each is asked about once, wherever that copy lies."""
+    random = np.random.default_rng(0)
+    off = []
+    for _ in range(60):
+        number = random.permutation(np.repeat(np.arange(300), [10] * 30 + [1] * 270))
+        is_right = random.random(300) < np.where(np.arange(300) < 30, 0.4, 0.9)
+        picked: list[str | None] = [None] * len(number)
+        drawn = np.flatnonzero(random.random(len(number)) < 0.15)
+        for row in drawn[np.unique(number[drawn], return_index=True)[1]]:
+            picked[row] = "audit"
+        correct = is_right[number]
+        window = make(correct.tolist(), picked, texts=[f"text {one}" for one in number])
+        off.append(measured(window).accuracy - float(correct.mean()))
+    assert abs(float(np.mean(off))) < 0.02
+
+
 def test_a_given_label_is_that_of_every_copy() -> None:
     """Else they could be neither audited, as their label is known, nor counted."""
     texts = ["spam"] * 50 + [f"text {row}" for row in range(50)]

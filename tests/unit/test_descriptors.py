@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from tasks.core.descriptors import describe, list_features, number_copies, recognise_languages
+from tasks.core.drift import Sample, compare
 
 
 class Words:
@@ -53,6 +54,25 @@ def test_copies_are_counted_among_as_many_rows_as_the_smaller_side_has() -> None
     assert np.isnan(reference).sum() == 900
     assert np.nanmean(reference) < 0.3
     assert current.max() == 0
+
+
+def test_of_equal_texts_one_is_marked() -> None:
+    reference, current = list_features(frame(6, copy_of=[0, 1, 0, -1, 1, 0]), frame(6, copy_of=[4, 4, -1, -1, -1, -1]))[
+        "copies"
+    ]
+    assert (reference.sum(), current.sum()) == (2, 1)
+
+
+def test_texts_from_one_pool_seldom_look_like_more_copies() -> None:
+    random, fired = np.random.default_rng(5), 0
+    for _ in range(150):
+        sides = [number_copies([f"text {drawn}" for drawn in random.integers(0, 150, n)]) for n in (200, 60)]
+        reference, current = list_features(*(frame(len(side), copy_of=side) for side in sides))["copies"]
+        samples = [Sample(np.empty((len(side), 0)), np.zeros((len(side), 1)), [str(row) for row in range(len(side))],
+                          None, {"copies": side}) for side in (reference, current)]  # fmt: skip
+        tests = compare(reference=samples[0], current=samples[1], alpha=0.05, permutations=199)
+        fired += {test.name: test for test in tests}["copies"].unadjusted_p_value <= 0.05
+    assert fired <= 14  # 5 % of 150; more by chance once in 100 times, and the seed is fixed
 
 
 def test_rare_languages_count_as_one_and_undecided_texts_do_not_count() -> None:

@@ -135,6 +135,14 @@ def test_sampling_keeps_whole_groups_but_for_the_last() -> None:
     assert not np.array_equal(rows, sample_groups(groups, 100, seed=4))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_sampling_never_leaves_one_loud_group_alone(seed: int) -> None:
+    groups = ["loud"] * 3000 + ["quiet"] * 50
+    rows = sample_groups(groups, 1000, seed=seed)
+    assert {name: sum(groups[row] == name for row in rows) for name in set(groups)} == {"loud": 500, "quiet": 50}
+    assert len(sample_groups(["alone"] * 9, 4, seed)) == 4
+
+
 def test_sampling_leaves_a_small_side_as_it_is() -> None:
     assert sample_groups(["b", "a", "b"], 3).tolist() == [0, 1, 2]
 

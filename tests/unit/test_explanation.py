@@ -96,7 +96,7 @@ def test_no_text_is_in_the_record_and_no_word_in_the_alert() -> None:
     alert = "\n".join(describe_change(found, with_words=False))
     assert "senate" not in alert
     assert "1 words came, 1 went" in alert
-    assert "most of what is new comes from key key_b (50% of the texts" in alert
+    assert "the largest part of what is new comes from key key_b (50% of the texts" in alert
     assert "words that came: senate (0% → 50%)" in describe_change(found)
 
 

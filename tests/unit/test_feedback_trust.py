@@ -1,6 +1,7 @@
 """Whose labels are believed: honest customers who only dispute, careless ones, attackers, reviewers who disagree."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -142,6 +143,11 @@ def test_two_who_disagree_leave_no_label_until_a_reviewer_says() -> None:
 def test_a_later_word_of_the_same_source_takes_the_place_of_its_first() -> None:
     told = [say(1, "shop", "a", labeller="ana"), say(1, "shop", "b", labeller="ana", later=60 * 24 * 30)]
     assert outcomes(told)["p1"].label == "b"
+
+
+def test_a_later_word_of_a_reviewers_key_takes_the_place_of_its_first() -> None:
+    told = [replace(say(1, "staff", label, later=later), is_review=True) for later, label in enumerate("ab")]
+    assert (outcomes(told)["p1"].label, outcomes(told)["p1"].outcome) == ("b", "reviewed")
 
 
 def test_copies_of_a_text_share_what_is_said_of_it() -> None:

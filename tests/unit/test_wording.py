@@ -82,6 +82,14 @@ def test_a_cluster_is_named_by_its_words() -> None:
     assert name_by_words(usage, np.ones(80, dtype=bool), groups, 3) == []
 
 
+@pytest.mark.parametrize(("num_groups", "named"), [(MIN_GROUPS - 1, []), (MIN_GROUPS, ["ivanov"])])
+def test_a_group_on_both_sides_counts_once(num_groups: int, named: list[str]) -> None:
+    rows = [("ivanov", f"g{group}", side < 10) for group in range(num_groups) for side in range(11)]
+    rows += [("other words", f"r{row}", False) for row in range(200)]
+    texts, groups, is_inside = zip(*rows, strict=True)
+    assert name_by_words(count_words(texts), np.array(is_inside), groups, 3) == named
+
+
 def test_the_variance_of_a_share_is_that_of_groups() -> None:
     marks = np.repeat([1.0, 0.0] * 20, 5)[:, None]  # forty groups of five equal rows
     by_group = share_by_group(marks, [str(row // 5) for row in range(200)])

@@ -15,7 +15,8 @@ from infra.serving.sessions import Visitor
 from infra.serving.slots import Slot
 from tasks.core.errors import DataError
 from tasks.core.labelling import Agreement, Candidate, Question, measure_agreement, order_queue
-from tasks.stores.labels import SKIPPED, Dispute, Labels, Said
+from tasks.stores.labels import Dispute, Labels, Said
+from tasks.stores.prediction_log import SKIPPED
 
 MAX_CANDIDATES = 1000  # newest texts among which the most useful are found
 MAX_DISPUTES = 20

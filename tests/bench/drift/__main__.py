@@ -35,7 +35,7 @@ from tests.bench.drift.windows import NULLS, SHIFTS, sizes_of
 from tests.bench.rates import Rate
 from tests.bench.training.units import Ledger
 
-CORE = ("drift", "drift_statistics", "permutations", "descriptors", "window_drift")
+CORE = ("drift", "drift_statistics", "permutations", "descriptors", "readers", "rows", "window_drift")
 NULL = "false_alarm"
 Scores = list[tuple[float, bool]]  # of each window: how much it looks like drift, and whether it fires
 
