@@ -9,6 +9,7 @@ from typing import Any, Literal
 Outcome = Literal["promoted", "refused", "open", "untrained"]
 REFUSED = ("not promoted", "refused")  # what a retrain's record says of a challenger that did not win
 PROMOTED = ("serving", "pending")
+WON, LOST = ("promote", "release"), ("refuse", "lapse")  # moves of the audit log
 COST_LOOK_BACK = 10  # trainings whose median says what the next one may take
 
 
@@ -52,6 +53,25 @@ def started_at(ended_at: datetime, record: Mapping[str, Any]) -> datetime:
     return datetime.fromisoformat(read_at) if read_at else ended_at
 
 
+def sort_versions(moves: Iterable[tuple[str, str | None, str | None]]) -> tuple[set[str], set[str]]:
+    """Return the versions that won and those that were refused, by the audit log: action, from and to, oldest first.
+
+    The last word counts: one that was taken back did not win, also where the service refused it as it was switched to.
+    """
+    won: set[str] = set()
+    lost: set[str] = set()
+    for action, from_version, to_version in moves:
+        winner = to_version if action in WON else None
+        loser = to_version if action in LOST else from_version if action == "rollback" else None
+        if winner:
+            won.add(winner)
+            lost.discard(winner)
+        if loser:
+            lost.add(loser)
+            won.discard(loser)
+    return won, lost
+
+
 def read_ended(
     at: datetime,
     started_by: str,
@@ -68,10 +88,12 @@ def read_ended(
     outcome: Outcome = "open"
     if version is None:
         outcome = "untrained"
-    elif version in promoted or released in PROMOTED:
+    elif version in promoted:
         outcome = "promoted"
     elif version in refused or released in REFUSED:
         outcome = "refused"
+    elif released in PROMOTED:
+        outcome = "promoted"
     hours = float((record.get("seconds") or {}).get("total", 0.0)) / 3600
     return Ended(at, started_at(at, record), started_by, version, hours, outcome, bool(record.get("postponed")))
 

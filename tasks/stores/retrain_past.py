@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tasks.core.replay import list_learned
-from tasks.core.retrain_history import Ended, History, read_ended, summarise_history
+from tasks.core.retrain_history import Ended, History, read_ended, sort_versions, summarise_history
 from tasks.core.retraining import BY_MONITORING
 from tasks.stores.ledger import Ledger, RetrainRow
 
 REMEMBERED = 500  # reports and retrains that are looked back on
-WON, LOST = ("promote", "release"), ("refuse", "lapse")  # moves of the audit log
 
 
 @dataclass(frozen=True)
@@ -23,9 +22,7 @@ class Past:
 
 def recall_past(ledger: Ledger, loop: str, now: datetime) -> Past:
     """Return a loop's ended retrains with what the audit log says of their versions."""
-    moves = ledger.audit(loop)
-    won = {move.to_version for move in moves if move.action in WON and move.to_version}
-    lost = {move.to_version for move in moves if move.action in LOST and move.to_version}
+    won, lost = sort_versions((move.action, move.from_version, move.to_version) for move in ledger.audit(loop))
     retrains = [
         read_ended(row.at, row.started_by, row.version, row.record, won, lost)
         for row in ledger.recent_retrains(loop, REMEMBERED)

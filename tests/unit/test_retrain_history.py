@@ -3,7 +3,15 @@ from typing import Any
 
 import pytest
 
-from tasks.core.retrain_history import Ended, count_changes, read_ended, started_at, summarise_history, tried_since
+from tasks.core.retrain_history import (
+    Ended,
+    count_changes,
+    read_ended,
+    sort_versions,
+    started_at,
+    summarise_history,
+    tried_since,
+)
 from tasks.core.retraining import BY_MONITORING
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -24,6 +32,20 @@ def test_labels_that_came_while_a_retrain_ran_are_new_to_it(record: dict[str, An
 
 
 @pytest.mark.parametrize(
+    ("moves", "won", "lost"),
+    [
+        ([("promote", None, "1"), ("promote", "1", "2")], {"1", "2"}, set()),
+        ([("promote", None, "1"), ("promote", "1", "2"), ("rollback", "2", "1")], {"1"}, {"2"}),
+        ([("promote", None, "1"), ("rollback", "1", None)], set(), {"1"}),  # the first one, refused by the service
+        ([("refuse", "1", "2"), ("release", "1", "2")], {"2"}, set()),  # somebody released it after all
+        ([("lapse", "1", "2"), ("drift_mute", None, None)], set(), {"2"}),
+    ],
+)
+def test_the_audit_logs_last_word_on_a_version_counts(moves: Any, won: set[str], lost: set[str]) -> None:
+    assert sort_versions(moves) == (won, lost)
+
+
+@pytest.mark.parametrize(
     ("version", "released", "outcome"),
     [
         (None, None, "untrained"),
@@ -34,6 +56,7 @@ def test_labels_that_came_while_a_retrain_ran_are_new_to_it(record: dict[str, An
         ("8", "staged", "refused"),
         ("8", "awaiting approval", "refused"),
         ("1", "outdated", "open"),
+        ("8", "serving", "refused"),  # taken back later
     ],
 )
 def test_what_became_of_a_version(version: str | None, released: str | None, outcome: str) -> None:
